@@ -1,0 +1,94 @@
+using static TorchSharp.torch;
+
+namespace Espalier.Sparsity;
+
+/// <summary>What a criterion or repair must know of a layer's inputs; the one calibration pass collects what the plan's parts ask for.</summary>
+[Flags]
+public enum CalibrationNeeds
+{
+    /// <summary>Nothing: the weights are enough.</summary>
+    None = 0,
+
+    /// <summary><see cref="LayerContext.InputNorms"/>.</summary>
+    InputNorms = 1,
+
+    /// <summary><see cref="LayerContext.Hessian"/>.</summary>
+    Hessian = 2,
+
+    /// <summary><see cref="LayerContext.InputMean"/> and <see cref="LayerContext.InputVariance"/>.</summary>
+    InputMoments = 4,
+}
+
+/// <summary>One linear map as the parts of a plan see it.</summary>
+public sealed class LayerContext
+{
+    /// <summary>The name of its weight in the checkpoint.</summary>
+    public required string Name { get; init; }
+
+    /// <summary>The dense weight W [out, in], float32. Read only.</summary>
+    public required Tensor Weight { get; init; }
+
+    /// <summary>Wanda's s [in], float32: the mean over calibration sequences of ‖X[:, j]‖².</summary>
+    public Tensor? InputNorms { get; init; }
+
+    /// <summary>SparseGPT's raw H [in, in]: (2/N)·Σ x xᵀ over all tokens, N counting sequences; undamped.</summary>
+    public Tensor? Hessian { get; init; }
+
+    /// <summary>The mean over all tokens of each input [in].</summary>
+    public Tensor? InputMean { get; init; }
+
+    /// <summary>The population variance over all tokens of each input [in].</summary>
+    public Tensor? InputVariance { get; init; }
+}
+
+/// <summary>A weight and the mask that belongs to it.</summary>
+/// <param name="Weight">[out, in], float32, exactly 0 where <paramref name="Keep"/> is false.</param>
+/// <param name="Keep">[out, in], bool: true stays.</param>
+public sealed record PrunedLayer(Tensor Weight, Tensor Keep);
+
+/// <summary>Gives every weight of a layer an importance.</summary>
+public interface ICriterion
+{
+    /// <summary>What it must know of the layer's inputs.</summary>
+    CalibrationNeeds Needs { get; }
+
+    /// <summary>The scope of its paper, used where the plan names none.</summary>
+    Scope DefaultScope { get; }
+
+    /// <summary>The importance of every weight: the smallest are pruned first.</summary>
+    /// <returns>[out, in], float32, finite.</returns>
+    Tensor Score(LayerContext layer);
+}
+
+/// <summary>Changes kept weights (or, within the same sparsity, the mask) of one layer without gradients, after the mask is known.</summary>
+public interface IRepair
+{
+    /// <summary>What it must know of the layer's inputs.</summary>
+    CalibrationNeeds Needs { get; }
+
+    /// <summary>The repaired layer: as many zeros as before, in a pattern that the plan allows.</summary>
+    PrunedLayer Repair(LayerContext layer, PrunedLayer pruned, Pattern pattern);
+}
+
+/// <summary>
+/// A criterion whose choice of weights and whose update of the others are one sweep (SparseGPT): when a plan names the
+/// same system as criterion and repair, the layer is handed over whole.
+/// </summary>
+public interface IJointPruner : ICriterion, IRepair
+{
+    /// <summary>Chooses and repairs in one sweep.</summary>
+    /// <param name="layer">The dense layer.</param>
+    /// <param name="pattern">What may be removed.</param>
+    /// <param name="sparsity">The share of this layer to remove, as the allocator gave it (an N:M pattern fixes it).</param>
+    PrunedLayer Prune(LayerContext layer, Pattern pattern, double sparsity);
+}
+
+/// <summary>Decides how much of the budget each layer gives.</summary>
+public interface IAllocator
+{
+    /// <summary>The share to remove from each layer.</summary>
+    /// <param name="layers">Names of the prunable weights in order, with their element counts.</param>
+    /// <param name="sparsity">The share to remove over all of them.</param>
+    /// <returns>One share in [0, 1) per layer; their weighted mean is <paramref name="sparsity"/>.</returns>
+    IReadOnlyList<double> Allocate(IReadOnlyList<(string Name, long Count)> layers, double sparsity);
+}
