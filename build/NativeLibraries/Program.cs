@@ -1,9 +1,11 @@
+using System.Text.Json;
 using Espalier.Build;
 
 // Lays one folder of native libraries that every project of the house runs from:
 //   nativelibraries LIBTORCH_FOLDER TORCHSHARP_FOLDER OUTPUT_FOLDER
 // libtorch's files are linked (copied where links are not allowed), TorchSharp's own library is copied and,
 // where it asks for a newer libstdc++ than it needs, relieved of that import (see ElfImports).
+// What was done to each file is written to libraries.json, which `espalier doctor` reads.
 if (args.Length != 3)
 {
     Console.Error.WriteLine("usage: nativelibraries LIBTORCH_FOLDER TORCHSHARP_FOLDER OUTPUT_FOLDER");
@@ -27,18 +29,26 @@ foreach (string file in Directory.GetFiles(libtorch).Where(f => !unused.Any(f.Co
     }
 }
 
+var done = new List<object>();
 foreach (string file in Directory.GetFiles(torchSharp))
 {
     byte[] image = File.ReadAllBytes(file);
+    string change = "none: the file asks for nothing that older systems lack";
     if (file.EndsWith(".so", StringComparison.Ordinal))
     {
         ElfImports? elf = ElfImports.TryRead(image);
         if (elf is null)
         {
+            change = "none: not an ELF64 library with the expected sections";
             Console.WriteLine($"warning : {file} is not an ELF64 library with the expected sections; it is used as it is.");
         }
-        else if (elf.NeedsNewerLibrary && !elf.DropNewerLibrary())
+        else if (elf.NeedsNewerLibrary && elf.DropNewerLibrary())
         {
+            change = "dropped the import _ZSt21ios_base_library_initv@GLIBCXX_3.4.32; the file now loads with GLIBCXX_3.4.30";
+        }
+        else if (elf.NeedsNewerLibrary)
+        {
+            change = "failed: the import _ZSt21ios_base_library_initv@GLIBCXX_3.4.32 is there in an unknown form";
             Console.WriteLine($"warning : {file} asks for a newer libstdc++ in a way this step does not know; it is used as it is.");
         }
     }
@@ -46,7 +56,16 @@ foreach (string file in Directory.GetFiles(torchSharp))
     string target = Path.Combine(output, Path.GetFileName(file)), temporary = target + ".tmp";
     File.WriteAllBytes(temporary, image);
     File.Move(temporary, target, overwrite: true);
+    done.Add(new { file = Path.GetFileName(file), change });
 }
+
+// A package's folder ends in NAME/VERSION/runtimes/RID/native.
+static string VersionOf(string folder) =>
+    new DirectoryInfo(folder).Parent?.Parent?.Parent?.Name ?? "unknown";
+
+File.WriteAllText(Path.Combine(output, "libraries.json"), JsonSerializer.Serialize(
+    new { libtorch = VersionOf(libtorch), torchSharp = VersionOf(torchSharp), platform = Path.GetFileName(output.TrimEnd('/', '\\')), libraries = done },
+    new JsonSerializerOptions { WriteIndented = true, Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping }) + "\n");
 
 File.WriteAllText(Path.Combine(output, "libraries.stamp"), $"{libtorch}\n{torchSharp}\n");
 return 0;
