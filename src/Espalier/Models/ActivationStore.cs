@@ -2,10 +2,10 @@ using Espalier.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace Espalier.Pruning;
+namespace Espalier.Models;
 
 /// <summary>
-/// The hidden states of all calibration sequences between two blocks, [sequences, tokens, hidden] float32:
+/// The hidden states of many sequences between two blocks, [sequences, tokens, hidden] float32:
 /// in memory, or in a file when they would break the memory budget.
 /// </summary>
 public abstract class ActivationStore : IDisposable
@@ -85,7 +85,7 @@ public abstract class ActivationStore : IDisposable
             }
             catch (Exception fault) when (fault is IOException or UnauthorizedAccessException)
             {
-                throw new EspalierException($"The calibration activations ({Text.Bytes(length)}) do not fit into the folder {folder}: {fault.Message} Free some space or raise --memory.", fault);
+                throw new EspalierException($"The activations ({Text.Bytes(length)}) do not fit into the folder {folder}: {fault.Message} Free some space or raise --memory.", fault);
             }
         }
 
