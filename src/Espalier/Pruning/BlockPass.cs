@@ -129,7 +129,8 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint 
             return;
         }
 
-        using DecoderBlock block = model.LoadBlock(index, job.Device, journal.Tensors(index));
+        using var finished = new StreamedModel(model.Config, PrunedSource.WithBlock(checkpoint, journal, index));
+        using DecoderBlock block = finished.LoadBlock(index, job.Device);
         Calibration.Forward(job, block, hidden, hidden, cancellation);
     }
 
@@ -159,5 +160,5 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint 
         }
     }
 
-    private ScalarType StoredType(string name) => ElementTypes.ToScalarType(checkpoint.Info(name).ElementType);
+    private ScalarType StoredType(string name) => ElementTypes.ScalarTypeOf(checkpoint.Info(name).ElementType);
 }

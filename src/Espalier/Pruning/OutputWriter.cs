@@ -27,7 +27,7 @@ internal static class OutputWriter
             foreach (TensorInfo info in plan)
             {
                 cancellation.ThrowIfCancellationRequested();
-                using Tensor value = tensors.Read(info.Name, ElementTypes.ToScalarType(info.ElementType));
+                using Tensor value = tensors.Read(info.Name, ElementTypes.ScalarTypeOf(info.ElementType));
                 writer.Write(info.Name, value);
                 task.Advance(info.ByteCount);
             }
@@ -51,9 +51,9 @@ internal static class OutputWriter
         int length = Math.Min(16, config.MaxPositions);
         long[] ids = [.. Enumerable.Range(0, length).Select(i => (long)(i * 7919 % config.VocabSize))];
         using var scope = NewDisposeScope();
-        using StreamedModel meant = StreamedModel.Open(config, new RoundedSource(tensors));
+        using StreamedModel meant = new StreamedModel(config, new RoundedSource(tensors));
         using Checkpoint written = Checkpoint.Open(job.Out);
-        using StreamedModel read = StreamedModel.Open(ModelConfig.Load(job.Out), written);
+        using StreamedModel read = new StreamedModel(ModelConfig.Load(job.Out), written);
         double difference = (Logits(meant, ids, job.Device) - Logits(read, ids, job.Device)).abs().max().item<float>();
         EspalierException.Require(difference < 1e-3, $"The checkpoint in {job.Out} does not answer as the model it was written from (logits differ by {difference:G3}); the disk or the writer is at fault, do not use it.");
         return difference;
@@ -90,7 +90,7 @@ internal static class OutputWriter
             _inner = inner;
             foreach (string name in inner.Names)
             {
-                _stored[name] = ElementTypes.ToScalarType(inner.Info(name).ElementType);
+                _stored[name] = ElementTypes.ScalarTypeOf(inner.Info(name).ElementType);
             }
         }
 

@@ -44,6 +44,18 @@ internal sealed class PrunedSource
         return source;
     }
 
+    /// <summary>One finished block over the checkpoint.</summary>
+    public static OverlaySource WithBlock(ITensorSource checkpoint, PruningJournal journal, int block)
+    {
+        var source = new OverlaySource(checkpoint);
+        foreach (string name in journal.TensorNames(block))
+        {
+            source.Replace(name, journal.Tensors(block));
+        }
+
+        return source;
+    }
+
     /// <summary>The finished blocks over the checkpoint.</summary>
     public OverlaySource Finished()
     {

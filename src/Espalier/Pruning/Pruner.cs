@@ -1,3 +1,4 @@
+using Espalier.Checkpoints;
 using Espalier.Models;
 using Espalier.Runtime;
 
@@ -10,7 +11,8 @@ public static class Pruner
     /// <exception cref="EspalierException">With the reason.</exception>
     public static PruningPreview Preview(PruningJob job)
     {
-        using var model = StreamedModel.Open(job.Folder);
+        using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
         return Plan(job, model);
     }
 
@@ -46,6 +48,8 @@ public static class Pruner
                 $"The text has token id {largest}, but the model's vocabulary ends at {model.Config.VocabSize - 1}; tokeniser and model do not belong together.");
         }
 
-        return PruningPreview.Make(job, model.Config, model.ParameterCount);
+        Architecture architecture = Architecture.For(model.Config);
+        long parameters = model.Source.Names.Where(n => !architecture.Ignores(model.Config, n)).Sum(n => model.Source.Info(n).ElementCount);
+        return PruningPreview.Make(job, model.Config, parameters);
     }
 }

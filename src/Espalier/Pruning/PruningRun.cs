@@ -18,7 +18,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     public static IReadOnlyList<BlockReport> Try(PruningJob job, IProgressSink progress, CancellationToken cancellation)
     {
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
-        using StreamedModel model = StreamedModel.Open(ModelConfig.Load(job.Folder), checkpoint);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
         PruningPreview preview = Pruner.Plan(job, model);
         using var folder = new TrialFolder();
         using PruningJournal journal = PruningJournal.Open(folder.Path, [], fresh: false);
@@ -29,8 +29,8 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     public PruningReport Run()
     {
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
-        ModelConfig config = ModelConfig.Load(job.Folder);
-        using StreamedModel model = StreamedModel.Open(config, checkpoint);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        ModelConfig config = model.Config;
         PruningPreview preview = Pruner.Plan(job, model);
         CheckRetraining(config);
         using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
@@ -44,7 +44,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         bool changedByRepair = job.Plan.Repair is not null || job.Plan.Reconstruction is not null;
         if (changedByRepair && job.Evaluation.Length > 0)
         {
-            using StreamedModel masked = StreamedModel.Open(config, pruned.MaskedOnly());
+            using var masked = new StreamedModel(config, pruned.MaskedOnly());
             Measure("pruned", quality, masked, spill);
         }
 
@@ -63,7 +63,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         {
             if (job.Evaluation.Length > 0)
             {
-                using StreamedModel before = StreamedModel.Open(config, result);
+                using var before = new StreamedModel(config, result);
                 Measure(changedByRepair ? "repaired" : "pruned", quality, before, spill);
             }
 
@@ -77,7 +77,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         }
 
         using Checkpoint output = Checkpoint.Open(job.Out);
-        using (StreamedModel final = StreamedModel.Open(ModelConfig.Load(job.Out), output))
+        using (var final = new StreamedModel(ModelConfig.Load(job.Out), output))
         {
             Measure(finalStage, quality, final, spill);
         }
