@@ -1,0 +1,110 @@
+using Espalier.Checkpoints;
+using Espalier.Models;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+using static TorchSharp.torch;
+
+namespace Espalier.Pruning;
+
+/// <summary>Writes the finished checkpoint so that other tools load it, and opens it again to see that it is what was meant.</summary>
+internal static class OutputWriter
+{
+    /// <summary>Files that belong to a model beside its weights; everything else of the source folder stays behind.</summary>
+    private static readonly string[] Companions =
+    [
+        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+        "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "LICENSE.txt",
+    ];
+
+    /// <summary>Writes every tensor in the element type and order of the source checkpoint, the masks, and the model's other files.</summary>
+    public static void Write(
+        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, IReadOnlyDictionary<string, SparsityMask> masks, IProgressSink progress, CancellationToken cancellation)
+    {
+        TensorInfo[] plan = [.. checkpoint.Names.Select(checkpoint.Info)];
+        using IProgressTask task = progress.Begin("writing", plan.Sum(t => t.ByteCount), "B");
+        using (CheckpointWriter writer = CheckpointWriter.Create(job.Out, plan))
+        {
+            foreach (TensorInfo info in plan)
+            {
+                cancellation.ThrowIfCancellationRequested();
+                using Tensor value = tensors.Read(info.Name, ElementTypes.ScalarTypeOf(info.ElementType));
+                writer.Write(info.Name, value);
+                task.Advance(info.ByteCount);
+            }
+
+            foreach (string name in Companions.Where(n => File.Exists(Path.Combine(job.Folder, n))))
+            {
+                byte[] content = File.ReadAllBytes(Path.Combine(job.Folder, name));
+                AtomicFile.Write(Path.Combine(job.Out, name), stream => stream.Write(content));
+            }
+
+            writer.Commit();
+            SparsityMasks.Save(job.Out, masks);
+        }
+    }
+
+    /// <summary>Opens the written checkpoint cold and compares its logits with those of the tensors it was written from.</summary>
+    /// <returns>The largest difference over one short sequence.</returns>
+    /// <exception cref="EspalierException">When they differ by more than rounding.</exception>
+    public static double CompareReopened(PruningJob job, ModelConfig config, ITensorSource tensors)
+    {
+        int length = Math.Min(16, config.MaxPositions);
+        long[] ids = [.. Enumerable.Range(0, length).Select(i => (long)(i * 7919 % config.VocabSize))];
+        using var scope = NewDisposeScope();
+        using StreamedModel meant = new StreamedModel(config, new RoundedSource(tensors));
+        using Checkpoint written = Checkpoint.Open(job.Out);
+        using StreamedModel read = new StreamedModel(ModelConfig.Load(job.Out), written);
+        double difference = (Logits(meant, ids, job.Device) - Logits(read, ids, job.Device)).abs().max().item<float>();
+        EspalierException.Require(difference < 1e-3, $"The checkpoint in {job.Out} does not answer as the model it was written from (logits differ by {difference:G3}); the disk or the writer is at fault, do not use it.");
+        return difference;
+    }
+
+    private static Tensor Logits(StreamedModel model, long[] ids, Device device)
+    {
+        using var _ = no_grad();
+        using var scope = NewDisposeScope();
+        Tensor hidden;
+        using (Embedding embedding = model.LoadEmbedding(device))
+        {
+            hidden = embedding.Forward(tensor(ids, device: device).unsqueeze(0), 0);
+        }
+
+        for (int i = 0; i < model.Config.LayerCount; i++)
+        {
+            using DecoderBlock block = model.LoadBlock(i, device);
+            hidden = block.Forward(hidden);
+        }
+
+        using OutputHead head = model.LoadHead(device);
+        return head.Forward(hidden).MoveToOuterDisposeScope();
+    }
+
+    // What was meant, rounded as it is stored.
+    private sealed class RoundedSource : ITensorSource
+    {
+        private readonly ITensorSource _inner;
+        private readonly Dictionary<string, ScalarType> _stored = [];
+
+        public RoundedSource(ITensorSource inner)
+        {
+            _inner = inner;
+            foreach (string name in inner.Names)
+            {
+                _stored[name] = ElementTypes.ScalarTypeOf(inner.Info(name).ElementType);
+            }
+        }
+
+        public IReadOnlyList<string> Names => _inner.Names;
+
+        public bool Contains(string name) => _inner.Contains(name);
+
+        public TensorInfo Info(string name) => _inner.Info(name);
+
+        public Tensor Read(string name, ScalarType? type = null)
+        {
+            using var scope = NewDisposeScope();
+            Tensor rounded = _inner.Read(name, _stored[name]);
+            return (type is null ? rounded : rounded.to(type.Value)).MoveToOuterDisposeScope();
+        }
+    }
+}
