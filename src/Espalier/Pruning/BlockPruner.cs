@@ -102,7 +102,7 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
 
         Tensor keep = decided is not null
             ? decided(context.Name, context.Weight)
-            : Masks.Choose(plan.Criterion, context, plan.Pattern, sparsity);
+            : MaskSelection.Choose(plan.Criterion, context, plan.Pattern, plan.Scope, sparsity);
         var pruned = new PrunedLayer(context.Weight.masked_fill(keep.logical_not(), 0), keep);
         return (keep, plan.Repair is null ? pruned : plan.Repair.Repair(context, pruned, plan.Pattern));
     }

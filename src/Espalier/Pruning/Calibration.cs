@@ -14,6 +14,7 @@ internal static class Calibration
     public static ActivationStore Embed(PruningJob job, StreamedModel model, string? spillFolder, CancellationToken cancellation)
     {
         ActivationStore hidden = Store(job, model.Config, spillFolder);
+        using var whole = NewDisposeScope();
         using Embedding embedding = model.LoadEmbedding(job.Device);
         using var _ = no_grad();
         for (int i = 0; i < hidden.Count; i++)

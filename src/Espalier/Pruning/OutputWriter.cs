@@ -26,8 +26,9 @@ internal static class OutputWriter
         {
             foreach (TensorInfo info in plan)
             {
+                using var scope = NewDisposeScope();
                 cancellation.ThrowIfCancellationRequested();
-                using Tensor value = tensors.Read(info.Name, ElementTypes.ScalarTypeOf(info.ElementType));
+                Tensor value = tensors.Read(info.Name, ElementTypes.ScalarTypeOf(info.ElementType));
                 writer.Write(info.Name, value);
                 task.Advance(info.ByteCount);
             }
@@ -71,8 +72,9 @@ internal static class OutputWriter
 
         for (int i = 0; i < model.Config.LayerCount; i++)
         {
+            using var inner = NewDisposeScope();
             using DecoderBlock block = model.LoadBlock(i, device);
-            hidden = block.Forward(hidden);
+            hidden = block.Forward(hidden).MoveToOuterDisposeScope();
         }
 
         using OutputHead head = model.LoadHead(device);

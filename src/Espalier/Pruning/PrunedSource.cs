@@ -19,6 +19,7 @@ internal sealed class PrunedSource
         (_checkpoint, _journal, _blocks) = (checkpoint, journal, config.LayerCount);
         for (int i = 0; i < _blocks; i++)
         {
+            using var scope = NewDisposeScope();
             using DecoderBlock block = Architecture.For(config).CreateBlock(config, i, Placement.Meta);
             var layouts = block.Linears.ToDictionary(l => l.Name, l => l.Linear.Layout, StringComparer.Ordinal);
             IReadOnlyDictionary<string, SparsityMask> first = journal.FirstMasks(i);

@@ -94,17 +94,17 @@ public sealed class PruningJournal : IDisposable
 
     /// <summary>What happened to a finished block.</summary>
     public BlockReport Report(int block) =>
-        JsonSerializer.Deserialize<BlockReport>(File(block).Metadata[ReportKey])
+        JsonSerializer.Deserialize<BlockReport>(Opened(block).Metadata[ReportKey])
         ?? throw new EspalierException($"The journal file {PathOf(block)} is damaged; delete it and run again.");
 
     /// <summary>The final masks of a finished block.</summary>
-    public IReadOnlyDictionary<string, SparsityMask> Masks(int block) => SparsityMasks.Read(MaskPrefix, File(block));
+    public IReadOnlyDictionary<string, SparsityMask> Masks(int block) => SparsityMasks.Read(MaskPrefix, Opened(block));
 
     /// <summary>The criterion's masks of a finished block, before any repair moved a zero.</summary>
     public IReadOnlyDictionary<string, SparsityMask> FirstMasks(int block)
     {
         var masks = new Dictionary<string, SparsityMask>(Masks(block));
-        foreach ((string name, SparsityMask mask) in SparsityMasks.Read(FirstMaskPrefix, File(block)))
+        foreach ((string name, SparsityMask mask) in SparsityMasks.Read(FirstMaskPrefix, Opened(block)))
         {
             masks[name] = mask;
         }
@@ -113,11 +113,11 @@ public sealed class PruningJournal : IDisposable
     }
 
     /// <summary>The tensors of a finished block, as stored.</summary>
-    public ITensorSource Tensors(int block) => File(block);
+    public ITensorSource Tensors(int block) => Opened(block);
 
     /// <summary>The names of the changed tensors of a finished block.</summary>
     public IReadOnlyList<string> TensorNames(int block) =>
-        [.. File(block).Names.Where(n => !n.StartsWith(MaskPrefix, StringComparison.Ordinal) && !n.StartsWith(FirstMaskPrefix, StringComparison.Ordinal))];
+        [.. Opened(block).Names.Where(n => !n.StartsWith(MaskPrefix, StringComparison.Ordinal) && !n.StartsWith(FirstMaskPrefix, StringComparison.Ordinal))];
 
     /// <summary>Closes the files and deletes the working folder: the run is finished.</summary>
     public void Remove()
@@ -146,7 +146,7 @@ public sealed class PruningJournal : IDisposable
     {
         try
         {
-            return JsonSerializer.Deserialize<Dictionary<string, string>>(System.IO.File.ReadAllText(path, Encoding.UTF8)) ?? [];
+            return JsonSerializer.Deserialize<Dictionary<string, string>>(File.ReadAllText(path, Encoding.UTF8)) ?? [];
         }
         catch (JsonException fault)
         {
@@ -154,7 +154,7 @@ public sealed class PruningJournal : IDisposable
         }
     }
 
-    private SafeTensorsFile File(int block)
+    private SafeTensorsFile Opened(int block)
     {
         if (!_open.TryGetValue(block, out SafeTensorsFile? file))
         {

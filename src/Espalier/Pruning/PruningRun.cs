@@ -3,7 +3,6 @@ using Espalier.Checkpoints;
 using Espalier.Evaluation;
 using Espalier.Models;
 using Espalier.Runtime;
-using Espalier.Sparsity;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -17,6 +16,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     /// <summary>Tries one block of every kind and writes nothing but the working folder, which is removed.</summary>
     public static IReadOnlyList<BlockReport> Try(PruningJob job, IProgressSink progress, CancellationToken cancellation)
     {
+        using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
         using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
         PruningPreview preview = Pruner.Plan(job, model);
@@ -28,6 +28,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
 
     public PruningReport Run()
     {
+        using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
         using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
         ModelConfig config = model.Config;
