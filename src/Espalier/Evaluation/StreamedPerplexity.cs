@@ -49,6 +49,8 @@ public static class StreamedPerplexity
                 hidden.Write(from, block.Forward(hidden.Read(from, Math.Min(atOnce, windows.Length - from))));
             }
 
+            NativeMemory.Trim();
+
             task.Advance();
         }
 

@@ -54,6 +54,7 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint 
                 Prune(i, hidden, targets, decided, cancellation);
             }
 
+            NativeMemory.Trim();
             task.Advance();
         }
     }

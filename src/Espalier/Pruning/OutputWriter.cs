@@ -18,7 +18,7 @@ internal static class OutputWriter
 
     /// <summary>Writes every tensor in the element type and order of the source checkpoint, the masks, and the model's other files.</summary>
     public static void Write(
-        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, IReadOnlyDictionary<string, SparsityMask> masks, IProgressSink progress, CancellationToken cancellation)
+        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, PrunedSource pruned, IProgressSink progress, CancellationToken cancellation)
     {
         TensorInfo[] plan = [.. checkpoint.Names.Select(checkpoint.Info)];
         using IProgressTask task = progress.Begin("writing", plan.Sum(t => t.ByteCount), "B");
@@ -40,7 +40,7 @@ internal static class OutputWriter
             }
 
             writer.Commit();
-            SparsityMasks.Save(job.Out, masks);
+            SparsityMasks.Save(job.Out, pruned.Names, pruned.Mask);
         }
     }
 
@@ -49,6 +49,7 @@ internal static class OutputWriter
     /// <exception cref="EspalierException">When they differ by more than rounding.</exception>
     public static double CompareReopened(PruningJob job, ModelConfig config, ITensorSource tensors)
     {
+        NativeMemory.Trim();
         int length = Math.Min(16, config.MaxPositions);
         long[] ids = [.. Enumerable.Range(0, length).Select(i => (long)(i * 7919 % config.VocabSize))];
         using var scope = NewDisposeScope();
@@ -75,6 +76,7 @@ internal static class OutputWriter
             using var inner = NewDisposeScope();
             using DecoderBlock block = model.LoadBlock(i, device);
             hidden = block.Forward(hidden).MoveToOuterDisposeScope();
+            NativeMemory.Trim();
         }
 
         using OutputHead head = model.LoadHead(device);

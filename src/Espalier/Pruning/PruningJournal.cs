@@ -97,20 +97,12 @@ public sealed class PruningJournal : IDisposable
         JsonSerializer.Deserialize<BlockReport>(Opened(block).Metadata[ReportKey])
         ?? throw new EspalierException($"The journal file {PathOf(block)} is damaged; delete it and run again.");
 
-    /// <summary>The final masks of a finished block.</summary>
-    public IReadOnlyDictionary<string, SparsityMask> Masks(int block) => SparsityMasks.Read(MaskPrefix, Opened(block));
+    /// <summary>The final mask of one weight of a finished block.</summary>
+    public SparsityMask Mask(int block, string name) => SparsityMasks.Read(Opened(block), MaskPrefix + name);
 
-    /// <summary>The criterion's masks of a finished block, before any repair moved a zero.</summary>
-    public IReadOnlyDictionary<string, SparsityMask> FirstMasks(int block)
-    {
-        var masks = new Dictionary<string, SparsityMask>(Masks(block));
-        foreach ((string name, SparsityMask mask) in SparsityMasks.Read(FirstMaskPrefix, Opened(block)))
-        {
-            masks[name] = mask;
-        }
-
-        return masks;
-    }
+    /// <summary>The criterion's mask of one weight of a finished block, before any repair moved a zero.</summary>
+    public SparsityMask FirstMask(int block, string name) =>
+        Opened(block).Contains(FirstMaskPrefix + name) ? SparsityMasks.Read(Opened(block), FirstMaskPrefix + name) : Mask(block, name);
 
     /// <summary>The tensors of a finished block, as stored.</summary>
     public ITensorSource Tensors(int block) => Opened(block);

@@ -57,7 +57,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         string finalStage = job.Plan.Retraining is not null ? "retrained" : changedByRepair ? "repaired" : "pruned";
         if (job.Plan.Retraining is null)
         {
-            Timed("writing", () => OutputWriter.Write(job, checkpoint, result, pruned.Masks, progress, cancellation));
+            Timed("writing", () => OutputWriter.Write(job, checkpoint, result, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, config, result);
         }
         else
@@ -73,7 +73,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             retraining = Timed("retraining", () => Retrain(whole, pruned, journal));
             pruned.CheckZeros(whole);
             OverlaySource trained = pruned.Trained(whole);
-            Timed("writing", () => OutputWriter.Write(job, checkpoint, trained, pruned.Masks, progress, cancellation));
+            Timed("writing", () => OutputWriter.Write(job, checkpoint, trained, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, config, trained);
         }
 
@@ -84,7 +84,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         }
 
         samples.Continue(finalStage, output, cancellation);
-        PruningReport report = Assemble(checkpoint, output, config, preview, journal, pruned, quality, retraining, samples, reopened);
+        PruningReport report = Assemble(checkpoint, output, config, preview, journal, quality, retraining, samples, reopened);
         journal.Remove();
         return report;
     }
@@ -95,7 +95,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         return retraining.Retrain(new RetrainingContext
         {
             Model = whole,
-            Masks = pruned.Masks,
+            Masks = pruned.AllMasks(),
             Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
             Seed = job.Seed,
             StateFolder = Path.Combine(journal.Folder, "retraining"),
@@ -138,8 +138,10 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     }
 
     private PruningReport Assemble(
-        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, PruningJournal journal, PrunedSource pruned,
-        List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened) => new()
+        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, PruningJournal journal, List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened)
+    {
+        BlockReport[] blocks = [.. Enumerable.Range(0, config.LayerCount).Select(journal.Report)];
+        return new PruningReport
         {
             Model = job.Model,
             ModelType = config.ModelType,
@@ -151,11 +153,11 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             WonBack = WonBack(quality),
             Parameters = preview.Parameters,
             Prunable = preview.Prunable,
-            Pruned = pruned.Masks.Values.Sum(m => m.Count - m.Kept),
+            Pruned = blocks.SelectMany(b => b.Layers).Sum(l => l.Removed),
             Trained = retraining?.Trained,
             TrainedGroups = retraining?.Groups,
             Losses = retraining?.Losses ?? [],
-            Blocks = [.. Enumerable.Range(0, config.LayerCount).Select(journal.Report)],
+            Blocks = blocks,
             Samples = samples.All,
             Seconds = _seconds,
             PeakMemory = Machine.PeakResidentBytes,
@@ -164,6 +166,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Warnings = progress.Warnings,
             Machine = Machine.Describe(),
         };
+    }
 
     // The share of the log-perplexity lost to pruning that came back: (ln pruned − ln final) / (ln pruned − ln dense).
     private static double? WonBack(List<StageQuality> quality)
