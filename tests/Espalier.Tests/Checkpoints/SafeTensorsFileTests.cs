@@ -1,4 +1,3 @@
-using System.Text;
 using CsCheck;
 using Espalier.Checkpoints;
 using Espalier.Runtime;
