@@ -9,7 +9,13 @@ public sealed class TrainingResumeTests
 {
     private static readonly TrainingOptions Options = new()
     {
-        Steps = 40, LearningRate = 0.03, WarmupSteps = 4, Accumulation = 2, ClipNorm = 1, WeightDecay = 0.01, SaveEvery = 10,
+        Steps = 40,
+        LearningRate = 0.03,
+        WarmupSteps = 4,
+        Accumulation = 2,
+        ClipNorm = 1,
+        WeightDecay = 0.01,
+        SaveEvery = 10,
     };
 
     public static TheoryData<TrainingOptions> Optimizers =>
