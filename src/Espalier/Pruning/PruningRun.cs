@@ -10,6 +10,9 @@ namespace Espalier.Pruning;
 /// <summary>One run of a job, phase by phase: plan, dense quality, blocks, retraining, output, quality, report.</summary>
 internal sealed class PruningRun(PruningJob job, IProgressSink sink, CancellationToken cancellation)
 {
+    /// <summary>From this many parameters on memory is worth more than the time that returning it costs.</summary>
+    private const long LargeModel = 200_000_000;
+
     private readonly Dictionary<string, double> _seconds = [];
     private readonly WarningLog progress = new(sink);
 
@@ -33,6 +36,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
         ModelConfig config = model.Config;
         PruningPreview preview = Pruner.Plan(job, model);
+        using IDisposable? frugal = preview.Parameters > LargeModel ? NativeMemory.ReturnLargeTensors() : null;
         CheckRetraining(config);
         using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
         string? spill = preview.Spills ? journal.Folder : null;

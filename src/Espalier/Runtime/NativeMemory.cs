@@ -28,6 +28,47 @@ public static partial class NativeMemory
         }
     }
 
+    /// <summary>
+    /// From now on tensors of a megabyte and more go back to the system when they are freed. Costs page faults on every such
+    /// tensor, so it is for models that are streamed because they are large, not for training.
+    /// </summary>
+    /// <returns>Ends the mode when disposed.</returns>
+    public static IDisposable ReturnLargeTensors()
+    {
+        SetMapThreshold(1 << 20);
+        return new Restore();
+    }
+
+    private static void SetMapThreshold(int bytes)
+    {
+        if (!HasTrim)
+        {
+            return;
+        }
+
+        try
+        {
+            _ = MallOpt(MapThreshold, bytes);
+        }
+        catch (EntryPointNotFoundException)
+        {
+            // As above.
+        }
+    }
+
+    private sealed class Restore : IDisposable
+    {
+        /// <summary>The most that glibc lets its own adaptive threshold grow to.</summary>
+        private const int LargestThreshold = 32 << 20;
+
+        public void Dispose() => SetMapThreshold(LargestThreshold);
+    }
+
+    private const int MapThreshold = -3; // M_MMAP_THRESHOLD
+
+    [LibraryImport("libc", EntryPoint = "mallopt")]
+    private static partial int MallOpt(int parameter, int value);
+
     [LibraryImport("libc", EntryPoint = "malloc_trim")]
     private static partial int MallocTrim(nuint pad);
 }

@@ -58,7 +58,11 @@ internal sealed class InverseHessianFactor : IDisposable
             (Tensor L, Tensor info) = linalg.cholesky_ex(reversed);
             if (info.item<int>() == 0)
             {
-                Tensor U = InvertLower(L).flip(0, 1);
+                reversed.Dispose();
+                Tensor inverse = InvertLower(L);
+                L.Dispose();
+                Tensor U = inverse.flip(0, 1);
+                inverse.Dispose();
                 if (U.diagonal().isfinite().all().item<bool>())
                 {
                     return new InverseHessianFactor(U.DetachFromDisposeScope(), dead.DetachFromDisposeScope(), damping, attempt);
@@ -105,13 +109,28 @@ internal sealed class InverseHessianFactor : IDisposable
         inverse.narrow(0, half, rest).narrow(1, 0, half).copy_(D.mm(B.mm(A)).neg_());
     }
 
+    // Some rows at a time: a difference of the whole matrix would be the largest thing in memory.
+    private static double Skew(Tensor H)
+    {
+        double skew = 0;
+        const long rows = 256;
+        for (long from = 0; from < H.shape[0]; from += rows)
+        {
+            using var scope = NewDisposeScope();
+            long count = Math.Min(rows, H.shape[0] - from);
+            skew = Math.Max(skew, (H.narrow(0, from, count) - H.narrow(1, from, count).t()).abs_().max().to(ScalarType.Float64).item<double>());
+        }
+
+        return skew;
+    }
+
     private static void RequireSymmetric(Tensor H, string layer)
     {
         EspalierException.Require(H.dim() == 2 && H.shape[0] == H.shape[1], $"The Hessian of {layer} is [{string.Join(", ", H.shape)}]; a square matrix is needed.");
         using var scope = NewDisposeScope();
-        double largest = H.abs().max().to(ScalarType.Float64).item<double>();
+        double largest = Math.Max(H.max().to(ScalarType.Float64).item<double>(), -H.min().to(ScalarType.Float64).item<double>());
         EspalierException.Require(double.IsFinite(largest), $"The Hessian of {layer} holds NaN or infinite values; its calibration inputs are damaged.");
-        double skew = (H - H.t()).abs().max().to(ScalarType.Float64).item<double>();
+        double skew = Skew(H);
         EspalierException.Require(skew <= 1e-4 * largest, $"The Hessian of {layer} is not symmetric (it differs from its transpose by {skew:0.###e+0}); it must be a sum of x·xᵀ.");
         double least = H.diagonal().min().to(ScalarType.Float64).item<double>();
         EspalierException.Require(least >= 0, $"The Hessian of {layer} has a negative diagonal; it must be a sum of x·xᵀ.");
