@@ -9,13 +9,6 @@ namespace Espalier.Pruning;
 /// <summary>Writes the finished checkpoint so that other tools load it, and opens it again to see that it is what was meant.</summary>
 internal static class OutputWriter
 {
-    /// <summary>Files that belong to a model beside its weights; everything else of the source folder stays behind.</summary>
-    private static readonly string[] Companions =
-    [
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-        "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "LICENSE.txt",
-    ];
-
     /// <summary>Writes every tensor in the element type and order of the source checkpoint, the masks, and the model's other files.</summary>
     public static void Write(
         PruningJob job, Checkpoint checkpoint, ITensorSource tensors, PrunedSource pruned, IProgressSink progress, CancellationToken cancellation)
@@ -33,12 +26,7 @@ internal static class OutputWriter
                 task.Advance(info.ByteCount);
             }
 
-            foreach (string name in Companions.Where(n => File.Exists(Path.Combine(job.Folder, n))))
-            {
-                byte[] content = File.ReadAllBytes(Path.Combine(job.Folder, name));
-                AtomicFile.Write(Path.Combine(job.Out, name), stream => stream.Write(content));
-            }
-
+            CompanionFiles.Copy(CompanionFiles.All, job.Folder, job.Out);
             writer.Commit();
             SparsityMasks.Save(job.Out, pruned.Names, pruned.Mask);
         }
