@@ -1,0 +1,29 @@
+using Espalier.Models;
+using static TorchSharp.torch;
+
+namespace Espalier.Tests.Models;
+
+public sealed class ModelsParityTests
+{
+    [Theory]
+    [InlineData("gpt-neox")]
+    [InlineData("gpt2")]
+    [InlineData("llama-gqa")]
+    [InlineData("llama3-rope-scaled")]
+    [InlineData("mistral-window")]
+    [InlineData("opt-postnorm-projected")]
+    [InlineData("opt-prenorm")]
+    [InlineData("qwen2")]
+    [InlineData("qwen3")]
+    public void Logits_are_those_of_the_reference(string folder)
+    {
+        string path = TestPaths.RequireShared($"parity/models/{folder}");
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        using MemoryTensors tensors = MemoryTensors.Read(Path.Combine(path, "model.safetensors"));
+        using MemoryTensors reference = MemoryTensors.Read(Path.Combine(path, "logits.safetensors"));
+        using LanguageModel model = LanguageModel.Load(ModelConfig.Load(path), tensors);
+        Tensor logits = model.Logits(reference.Read("in.input_ids"));
+        (logits - reference.Read("out.logits")).abs().max().item<float>().ShouldBeLessThan(1e-5f);
+    }
+}
