@@ -27,6 +27,7 @@ public static class StreamedPerplexity
         using IProgressTask task = progress.Begin(name, model.Config.LayerCount + 2, "part");
         using ActivationStore hidden = ActivationStore.Create(windows.Length, length, model.Config.HiddenSize, device, spillFolder);
         using var _ = no_grad();
+        using (var part = NewDisposeScope())
         using (Embedding embedding = model.LoadEmbedding(device))
         {
             for (int i = 0; i < windows.Length; i++)
@@ -39,6 +40,7 @@ public static class StreamedPerplexity
         task.Advance();
         for (int b = 0; b < model.Config.LayerCount; b++)
         {
+            using var part = NewDisposeScope();
             using DecoderBlock block = model.LoadBlock(b, device);
             for (int from = 0; from < windows.Length; from += atOnce)
             {
@@ -47,21 +49,24 @@ public static class StreamedPerplexity
                 hidden.Write(from, block.Forward(hidden.Read(from, Math.Min(atOnce, windows.Length - from))));
             }
 
+            NativeMemory.Trim();
+
             task.Advance();
         }
 
-        var means = new double[windows.Length];
+        var meter = new PerplexityMeter();
+        using (var part = NewDisposeScope())
         using (OutputHead head = model.LoadHead(device))
         {
             for (int i = 0; i < windows.Length; i++)
             {
                 cancellation.ThrowIfCancellationRequested();
                 using var scope = NewDisposeScope();
-                means[i] = Perplexity.SegmentLoss(head.Forward(hidden.Read(i, 1)), tensor(windows[i], device: device).unsqueeze(0)).item<double>();
+                meter.Add(hidden.Read(i, 1), tensor(windows[i], device: device).unsqueeze(0), head.Forward);
             }
         }
 
         task.Advance();
-        return Perplexity.FromSegmentLosses(means, (long)windows.Length * length);
+        return meter.Result;
     }
 }

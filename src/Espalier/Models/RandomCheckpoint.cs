@@ -44,6 +44,7 @@ public static class RandomCheckpoint
 
     private static IEnumerable<(string Name, long[] Shape)> Shapes(ModelConfig config)
     {
+        using var scope = NewDisposeScope();
         Architecture architecture = Architecture.For(config);
         using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
         foreach ((string name, Parameter value) in embedding.Tensors)

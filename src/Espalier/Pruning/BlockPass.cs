@@ -3,7 +3,6 @@ using Espalier.Checkpoints;
 using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Sparsity;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -55,6 +54,7 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint 
                 Prune(i, hidden, targets, decided, cancellation);
             }
 
+            NativeMemory.Trim();
             task.Advance();
         }
     }
@@ -64,17 +64,17 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint 
     {
         using ActivationStore? hidden = _plan.NeedsActivations ? Calibration.Embed(job, model, SpillFolder, cancellation) : null;
         using ActivationStore? targets = _plan.Reconstruction is null ? null : Calibration.Store(job, model.Config, SpillFolder);
+        using var scope = NewDisposeScope();
         using DecoderBlock block = model.LoadBlock(index, job.Device);
         return PruneLoaded(block, hidden, targets, decided: null, cancellation).Report;
     }
 
     private void Prune(int index, ActivationStore? hidden, ActivationStore? targets, Func<string, Tensor, Tensor>? decided, CancellationToken cancellation)
     {
+        using var scope = NewDisposeScope();
         using DecoderBlock block = model.LoadBlock(index, job.Device);
         (BlockReport report, BlockMasks masks) = PruneLoaded(block, hidden, targets, decided, cancellation);
-        var stored = block.Tensors.Select(t => (t.Name, (Tensor)t.Value.detach().to(StoredType(t.Name)).to(CPU).DetachFromDisposeScope())).ToList();
-        journal.Write(index, stored, masks.Final, masks.First, report);
-        stored.ForEach(t => t.Item2.Dispose());
+        journal.Write(index, [.. block.Tensors.Select(t => (t.Name, (Tensor)t.Value))], block.Tensors.ToDictionary(t => t.Name, t => StoredType(t.Name)), masks.Final, masks.First, report);
         foreach (LayerReport layer in report.Layers)
         {
             progress.Report($"sparsity/{layer.Name}", index, layer.Achieved);
@@ -129,6 +129,7 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint 
             return;
         }
 
+        using var scope = NewDisposeScope();
         using var finished = new StreamedModel(model.Config, PrunedSource.WithBlock(checkpoint, journal, index));
         using DecoderBlock block = finished.LoadBlock(index, job.Device);
         Calibration.Forward(job, block, hidden, hidden, cancellation);

@@ -102,7 +102,7 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
 
         Tensor keep = decided is not null
             ? decided(context.Name, context.Weight)
-            : Masks.Choose(plan.Criterion, context, plan.Pattern, sparsity);
+            : MaskSelection.Choose(plan.Criterion, context, plan.Pattern, plan.Scope, sparsity);
         var pruned = new PrunedLayer(context.Weight.masked_fill(keep.logical_not(), 0), keep);
         return (keep, plan.Repair is null ? pruned : plan.Repair.Repair(context, pruned, plan.Pattern));
     }
@@ -153,13 +153,13 @@ public sealed class BlockMasks
             First[context.Name] = criterion;
         }
 
-        double? maskedError = Error(context, context.Weight.masked_fill(first.logical_not(), 0));
-        double? repairedError = Error(context, final.Weight);
+        double? repairedError = Error(context, () => final.Weight);
+        double? maskedError = Error(context, () => context.Weight.masked_fill(first.logical_not(), 0));
         Layers.Add(new LayerReport(context.Name, mask.Rows, mask.Columns, asked, mask.Sparsity, maskedError, repairedError));
     }
 
     // ‖X(W−W′)ᵀ‖² / ‖XWᵀ‖² = tr(Δ H Δᵀ) / tr(W H Wᵀ)
-    private static double? Error(LayerContext context, Tensor changed)
+    private static double? Error(LayerContext context, Func<Tensor> changed)
     {
         if (context.Hessian is null)
         {
@@ -167,9 +167,13 @@ public sealed class BlockMasks
         }
 
         using var scope = NewDisposeScope();
-        Tensor delta = context.Weight - changed;
-        double lost = (delta.mm(context.Hessian) * delta).sum(ScalarType.Float64).item<double>();
-        double whole = (context.Weight.mm(context.Hessian) * context.Weight).sum(ScalarType.Float64).item<double>();
+        double lost = Energy(context.Weight - changed(), context.Hessian), whole = Energy(context.Weight, context.Hessian);
         return whole <= 0 ? 0 : Math.Max(0, lost / whole);
+
+        static double Energy(Tensor delta, Tensor hessian)
+        {
+            using var scope = NewDisposeScope();
+            return delta.mm(hessian).mul_(delta).sum(ScalarType.Float64).item<double>();
+        }
     }
 }

@@ -1,4 +1,5 @@
 using Espalier.Models;
+using Espalier.Runtime;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -14,6 +15,7 @@ internal static class Calibration
     public static ActivationStore Embed(PruningJob job, StreamedModel model, string? spillFolder, CancellationToken cancellation)
     {
         ActivationStore hidden = Store(job, model.Config, spillFolder);
+        using var whole = NewDisposeScope();
         using Embedding embedding = model.LoadEmbedding(job.Device);
         using var _ = no_grad();
         for (int i = 0; i < hidden.Count; i++)
@@ -23,6 +25,8 @@ internal static class Calibration
             Tensor ids = tensor(job.Calibration[i], device: job.Device).unsqueeze(0); // [1, tokens]
             hidden.Write(i, embedding.Forward(ids, 0));
         }
+
+        NativeMemory.Trim();
 
         return hidden;
     }

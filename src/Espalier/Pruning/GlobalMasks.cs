@@ -38,6 +38,7 @@ internal sealed class GlobalMasks(PruningJob job, StreamedModel model, PruningJo
         for (int i = 0; i < model.Config.LayerCount; i++)
         {
             cancellation.ThrowIfCancellationRequested();
+            using var whole = NewDisposeScope();
             if (_criterion.Needs is CalibrationNeeds.None)
             {
                 using DecoderBlock block = model.LoadBlock(i, job.Device);
@@ -68,6 +69,7 @@ internal sealed class GlobalMasks(PruningJob job, StreamedModel model, PruningJo
         using var _ = no_grad();
         for (int i = 0; i < model.Config.LayerCount; i++)
         {
+            using var whole = NewDisposeScope();
             using DecoderBlock block = model.LoadBlock(i, job.Device);
             using var watch = new BlockPruner(job.Plan, preview.Asked).Observe(block, job.Device);
             Calibration.Forward(job, block, hidden, hidden, cancellation);

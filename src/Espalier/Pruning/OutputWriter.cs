@@ -9,16 +9,9 @@ namespace Espalier.Pruning;
 /// <summary>Writes the finished checkpoint so that other tools load it, and opens it again to see that it is what was meant.</summary>
 internal static class OutputWriter
 {
-    /// <summary>Files that belong to a model beside its weights; everything else of the source folder stays behind.</summary>
-    private static readonly string[] Companions =
-    [
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-        "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "LICENSE.txt",
-    ];
-
     /// <summary>Writes every tensor in the element type and order of the source checkpoint, the masks, and the model's other files.</summary>
     public static void Write(
-        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, IReadOnlyDictionary<string, SparsityMask> masks, IProgressSink progress, CancellationToken cancellation)
+        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, PrunedSource pruned, IProgressSink progress, CancellationToken cancellation)
     {
         TensorInfo[] plan = [.. checkpoint.Names.Select(checkpoint.Info)];
         using IProgressTask task = progress.Begin("writing", plan.Sum(t => t.ByteCount), "B");
@@ -26,20 +19,16 @@ internal static class OutputWriter
         {
             foreach (TensorInfo info in plan)
             {
+                using var scope = NewDisposeScope();
                 cancellation.ThrowIfCancellationRequested();
-                using Tensor value = tensors.Read(info.Name, ElementTypes.ScalarTypeOf(info.ElementType));
+                Tensor value = tensors.Read(info.Name, ElementTypes.ScalarTypeOf(info.ElementType));
                 writer.Write(info.Name, value);
                 task.Advance(info.ByteCount);
             }
 
-            foreach (string name in Companions.Where(n => File.Exists(Path.Combine(job.Folder, n))))
-            {
-                byte[] content = File.ReadAllBytes(Path.Combine(job.Folder, name));
-                AtomicFile.Write(Path.Combine(job.Out, name), stream => stream.Write(content));
-            }
-
+            CompanionFiles.Copy(CompanionFiles.All, job.Folder, job.Out);
             writer.Commit();
-            SparsityMasks.Save(job.Out, masks);
+            SparsityMasks.Save(job.Out, pruned.Names, pruned.Mask);
         }
     }
 
@@ -48,6 +37,7 @@ internal static class OutputWriter
     /// <exception cref="EspalierException">When they differ by more than rounding.</exception>
     public static double CompareReopened(PruningJob job, ModelConfig config, ITensorSource tensors)
     {
+        NativeMemory.Trim();
         int length = Math.Min(16, config.MaxPositions);
         long[] ids = [.. Enumerable.Range(0, length).Select(i => (long)(i * 7919 % config.VocabSize))];
         using var scope = NewDisposeScope();
@@ -71,8 +61,10 @@ internal static class OutputWriter
 
         for (int i = 0; i < model.Config.LayerCount; i++)
         {
+            using var inner = NewDisposeScope();
             using DecoderBlock block = model.LoadBlock(i, device);
-            hidden = block.Forward(hidden);
+            hidden = block.Forward(hidden).MoveToOuterDisposeScope();
+            NativeMemory.Trim();
         }
 
         using OutputHead head = model.LoadHead(device);

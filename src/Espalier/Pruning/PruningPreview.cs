@@ -103,6 +103,7 @@ public sealed class PruningPreview
         Architecture architecture = Architecture.For(config);
         for (int i = 0; i < config.LayerCount; i++)
         {
+            using var scope = NewDisposeScope();
             using DecoderBlock block = architecture.CreateBlock(config, i, Placement.Meta);
             foreach (BlockLinear linear in block.Linears)
             {

@@ -97,4 +97,8 @@ public sealed record BlockReport(int Index, IReadOnlyList<LayerReport> Layers, d
 /// <param name="Achieved">The share that went.</param>
 /// <param name="MaskedError">Relative output error ‖X(W−W′)ᵀ‖² / ‖XWᵀ‖² with the mask alone; null where no input statistics were collected.</param>
 /// <param name="RepairedError">The same after repair.</param>
-public sealed record LayerReport(string Name, long Rows, long Columns, double Asked, double Achieved, double? MaskedError, double? RepairedError);
+public sealed record LayerReport(string Name, long Rows, long Columns, double Asked, double Achieved, double? MaskedError, double? RepairedError)
+{
+    /// <summary>How many weights went.</summary>
+    public long Removed => (long)Math.Round(Rows * Columns * Achieved);
+}

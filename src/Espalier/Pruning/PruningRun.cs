@@ -3,7 +3,6 @@ using Espalier.Checkpoints;
 using Espalier.Evaluation;
 using Espalier.Models;
 using Espalier.Runtime;
-using Espalier.Sparsity;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -11,12 +10,16 @@ namespace Espalier.Pruning;
 /// <summary>One run of a job, phase by phase: plan, dense quality, blocks, retraining, output, quality, report.</summary>
 internal sealed class PruningRun(PruningJob job, IProgressSink sink, CancellationToken cancellation)
 {
+    /// <summary>From this many parameters on memory is worth more than the time that returning it costs.</summary>
+    private const long LargeModel = 200_000_000;
+
     private readonly Dictionary<string, double> _seconds = [];
     private readonly WarningLog progress = new(sink);
 
     /// <summary>Tries one block of every kind and writes nothing but the working folder, which is removed.</summary>
     public static IReadOnlyList<BlockReport> Try(PruningJob job, IProgressSink progress, CancellationToken cancellation)
     {
+        using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
         using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
         PruningPreview preview = Pruner.Plan(job, model);
@@ -28,10 +31,12 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
 
     public PruningReport Run()
     {
+        using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
         using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
         ModelConfig config = model.Config;
         PruningPreview preview = Pruner.Plan(job, model);
+        using IDisposable? frugal = preview.Parameters > LargeModel ? NativeMemory.ReturnLargeTensors() : null;
         CheckRetraining(config);
         using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
         string? spill = preview.Spills ? journal.Folder : null;
@@ -56,7 +61,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         string finalStage = job.Plan.Retraining is not null ? "retrained" : changedByRepair ? "repaired" : "pruned";
         if (job.Plan.Retraining is null)
         {
-            Timed("writing", () => OutputWriter.Write(job, checkpoint, result, pruned.Masks, progress, cancellation));
+            Timed("writing", () => OutputWriter.Write(job, checkpoint, result, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, config, result);
         }
         else
@@ -72,7 +77,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             retraining = Timed("retraining", () => Retrain(whole, pruned, journal));
             pruned.CheckZeros(whole);
             OverlaySource trained = pruned.Trained(whole);
-            Timed("writing", () => OutputWriter.Write(job, checkpoint, trained, pruned.Masks, progress, cancellation));
+            Timed("writing", () => OutputWriter.Write(job, checkpoint, trained, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, config, trained);
         }
 
@@ -83,7 +88,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         }
 
         samples.Continue(finalStage, output, cancellation);
-        PruningReport report = Assemble(checkpoint, output, config, preview, journal, pruned, quality, retraining, samples, reopened);
+        PruningReport report = Assemble(checkpoint, output, config, preview, journal, quality, retraining, samples, reopened);
         journal.Remove();
         return report;
     }
@@ -94,7 +99,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         return retraining.Retrain(new RetrainingContext
         {
             Model = whole,
-            Masks = pruned.Masks,
+            Masks = pruned.AllMasks(),
             Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
             Seed = job.Seed,
             StateFolder = Path.Combine(journal.Folder, "retraining"),
@@ -137,8 +142,10 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     }
 
     private PruningReport Assemble(
-        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, PruningJournal journal, PrunedSource pruned,
-        List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened) => new()
+        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, PruningJournal journal, List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened)
+    {
+        BlockReport[] blocks = [.. Enumerable.Range(0, config.LayerCount).Select(journal.Report)];
+        return new PruningReport
         {
             Model = job.Model,
             ModelType = config.ModelType,
@@ -150,11 +157,11 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             WonBack = WonBack(quality),
             Parameters = preview.Parameters,
             Prunable = preview.Prunable,
-            Pruned = pruned.Masks.Values.Sum(m => m.Count - m.Kept),
+            Pruned = blocks.SelectMany(b => b.Layers).Sum(l => l.Removed),
             Trained = retraining?.Trained,
             TrainedGroups = retraining?.Groups,
             Losses = retraining?.Losses ?? [],
-            Blocks = [.. Enumerable.Range(0, config.LayerCount).Select(journal.Report)],
+            Blocks = blocks,
             Samples = samples.All,
             Seconds = _seconds,
             PeakMemory = Machine.PeakResidentBytes,
@@ -163,6 +170,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Warnings = progress.Warnings,
             Machine = Machine.Describe(),
         };
+    }
 
     // The share of the log-perplexity lost to pruning that came back: (ln pruned − ln final) / (ln pruned − ln dense).
     private static double? WonBack(List<StageQuality> quality)

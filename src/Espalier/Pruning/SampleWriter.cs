@@ -1,5 +1,6 @@
 using Espalier.Checkpoints;
 using Espalier.Models;
+using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
 
@@ -27,6 +28,7 @@ internal sealed class SampleWriter(PruningJob job, ModelConfig config, long para
             return;
         }
 
+        using var scope = NewDisposeScope();
         using LanguageModel model = LanguageModel.Load(config, tensors, job.Device);
         for (int i = 0; i < job.Prompts.Count; i++)
         {

@@ -1,0 +1,54 @@
+using Espalier.Catalogue;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+using Espalier.Verification;
+using static TorchSharp.torch;
+
+namespace Espalier.Methods.Pruning;
+
+public sealed partial class Wanda
+{
+    [ParityOp("wanda.input_norms")]
+    internal static IReadOnlyDictionary<string, Tensor> InputNormsOp(ParityCase c)
+    {
+        Tensor X = c.Input("X");
+        using var statistics = new LayerStatistics(CalibrationNeeds.InputNorms, X.shape[^1], X.device);
+        statistics.Observe(X);
+        return new Dictionary<string, Tensor> { ["scaler_row"] = statistics.Context("X", X).InputNorms! };
+    }
+
+    [ParityOp("wanda.mask")]
+    internal static IReadOnlyDictionary<string, Tensor> MaskOp(ParityCase c) =>
+        Outputs(c, score => MaskSelection.KeepLargestPerRow(score, c.Parameter<double>("sparsity"), "W"));
+
+    [ParityOp("wanda.mask_nm")]
+    internal static IReadOnlyDictionary<string, Tensor> MaskNMOp(ParityCase c) =>
+        Outputs(c, score => MaskSelection.KeepLargestPerGroup(score, c.Parameter<int>("prune_n"), c.Parameter<int>("m"), "W"));
+
+    [ParityOp("wanda.mask_variant")]
+    internal static IReadOnlyDictionary<string, Tensor> MaskVariantOp(ParityCase c)
+    {
+        (Tensor keep, double alpha, double sparsity) = MaskVariant(Score(c.Input("W"), c.Input("scaler_row")), c.Parameter<double>("sparsity"));
+        return new Dictionary<string, Tensor> { ["keep"] = keep, ["alpha"] = tensor(alpha), ["sparsity"] = tensor(sparsity) };
+    }
+
+    [ParityOp("wanda.perplexity")]
+    internal static IReadOnlyDictionary<string, Tensor> PerplexityOp(ParityCase c)
+    {
+        Tensor logits = c.Input("logits"), tokens = c.Input("tokens");
+        long length = c.Parameter<long>("seqlen"), segments = tokens.numel() / length;
+        EspalierException.Require(segments >= 1, $"{tokens.numel()} tokens hold no segment of {length}.");
+        EspalierException.Require(logits.shape[0] == segments && logits.shape[1] == length, $"The logits are [{string.Join(", ", logits.shape)}], not [{segments}, {length}, vocabulary].");
+        Tensor labels = tokens.narrow(0, 0, segments * length).reshape(segments, length);
+        Tensor predicted = logits.narrow(1, 0, length - 1).reshape(-1, logits.shape[2]);
+        Tensor loss = nn.functional.cross_entropy(predicted.to(ScalarType.Float64), labels.narrow(1, 1, length - 1).reshape(-1));
+        return new Dictionary<string, Tensor> { ["ppl"] = loss.exp(), ["segments"] = tensor(segments) };
+    }
+
+    private static Dictionary<string, Tensor> Outputs(ParityCase c, Func<Tensor, Tensor> choose)
+    {
+        Tensor score = Score(c.Input("W"), c.Input("scaler_row"));
+        Tensor keep = choose(score);
+        return new() { ["keep"] = keep, ["score"] = score, ["W_pruned"] = MaskSelection.Apply(c.Input("W"), keep) };
+    }
+}
