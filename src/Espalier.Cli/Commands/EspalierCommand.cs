@@ -32,6 +32,10 @@ internal static class CommandList
 {
     public static IEnumerable<EspalierCommand> All() =>
     [
+        new MethodsCommand(),
+        new InspectCommand(),
+        new GenerateCommand(),
+        new VerifyCommand(),
         new DoctorCommand(),
     ];
 }

@@ -1,7 +1,7 @@
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
-using Espalier.Cli.Display;
+using Espalier.Runtime;
 
 namespace Espalier.Cli.Doctor;
 
@@ -47,11 +47,19 @@ internal static class SystemChecks
     private static Check Memory()
     {
         GCMemoryInfo memory = GC.GetGCMemoryInfo();
-        long total = memory.TotalAvailableMemoryBytes, free = Math.Max(total - memory.MemoryLoadBytes, 0);
-        string found = $"{Work.Bytes(total)}, about {Work.Bytes(free)} free";
+        long total = memory.TotalAvailableMemoryBytes, free = Available() ?? Math.Max(total - memory.MemoryLoadBytes, 0);
+        string found = $"{Text.Bytes(total)}, about {Text.Bytes(free)} free";
         return free >= 2 * Gibibyte
             ? new Check("memory", Health.Ok, found)
             : new Check("memory", Health.Warn, found, "Small models only: close other programs, or use a smaller --batch and --context.");
+    }
+
+    // .NET knows the load only after a collection; Linux says it at any time.
+    private static long? Available()
+    {
+        const string path = "/proc/meminfo";
+        string? line = File.Exists(path) ? File.ReadLines(path).FirstOrDefault(l => l.StartsWith("MemAvailable:", StringComparison.Ordinal)) : null;
+        return line is not null && long.TryParse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], out long kibibytes) ? kibibytes * 1024 : null;
     }
 
     /// <summary>Where downloaded models lie: HF_HUB_CACHE, else HF_HOME/hub, else the usual folder in the home directory.</summary>
@@ -106,7 +114,7 @@ internal static class SystemChecks
         }
 
         long free = new DriveInfo(existing).AvailableFreeSpace;
-        string found = $"{shown}: writable, {Work.Bytes(free)} free";
+        string found = $"{shown}: writable, {Text.Bytes(free)} free";
         return free >= 2 * Gibibyte
             ? new Check(name, Health.Ok, found)
             : new Check(name, Health.Warn, found, "Less than 2 GiB of room is left; a model may not fit. Make room, or choose another folder.");
