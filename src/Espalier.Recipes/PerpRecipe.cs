@@ -51,28 +51,28 @@ public sealed class PerpRecipe : Recipe
         using Checkpoint checkpoint = Checkpoint.Open(text.Folder);
         ModelConfig config = ModelConfig.Load(text.Folder);
         Arm(None, null);
-        Arm(Norms, new PerpOptions { Subset = Subset.Norms, LearningRate = 1e-2 });
-        Arm(MaskLora, new PerpOptions { Subset = Subset.Norms | Subset.MaskLora, LearningRate = 3e-3 });
-        Arm(LoraPrune, new PerpOptions { Subset = Subset.Norms | Subset.LoraPrune, LearningRate = 3e-3 });
-        Arm(Full, new PerpOptions { Subset = Subset.Full, LearningRate = 1e-3 });
+        Arm(Norms, (Subset.Norms, 1e-2));
+        Arm(MaskLora, (Subset.Norms | Subset.MaskLora, 3e-3));
+        Arm(LoraPrune, (Subset.Norms | Subset.LoraPrune, 3e-3));
+        Arm(Full, (Subset.Full, 1e-3));
         return measured;
 
-        void Arm(string name, PerpOptions? options)
+        void Arm(string name, (Subset Subset, double Rate)? trained)
         {
             using var scope = NewDisposeScope();
             using LanguageModel model = LanguageModel.Load(config, checkpoint, context.Device);
-            if (options is null)
+            if (trained is null)
             {
                 Measure("dense", model);
             }
 
             Dictionary<string, SparsityMask> masks = PruneByMagnitude(model);
-            if (options is not null)
+            if (trained is { } choice)
             {
-                options = options with { Rank = 8, Alpha = 16, Steps = steps, Batch = 8, Length = 128 };
-                var source = new PackedTokens(text.Training, options.Batch, options.Length!.Value, new Seed(seed.For("retraining text")));
+                var perp = new Perp { Subset = choice.Subset, LearningRate = choice.Rate, Rank = 8, Alpha = 16, Steps = steps, Batch = 8, Length = 128 };
+                var source = new PackedTokens(text.Training, perp.Batch, perp.Length!.Value, new Seed(seed.For("retraining text")));
                 using var state = new StateFolder();
-                RetrainingResult result = new Perp(options).Retrain(new RetrainingContext
+                RetrainingResult result = perp.Retrain(new RetrainingContext
                 {
                     Model = model,
                     Masks = masks,
