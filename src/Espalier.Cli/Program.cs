@@ -1,4 +1,19 @@
-using TorchSharp;
-Espalier.Runtime.NativeLibraries.EnsureLoaded();
-var a = torch.rand(2048,2048); 
-for (int i=0;i<3;i++){ var sw=System.Diagnostics.Stopwatch.StartNew(); using var b=torch.mm(a,a); Console.WriteLine(17.18/sw.Elapsed.TotalSeconds + " GFLOP/s " + torch.get_num_threads()); }
+using System.Runtime.InteropServices;
+using Espalier.Cli;
+
+using var stop = new CancellationTokenSource();
+
+// The first Ctrl-C (or SIGTERM) asks the work to end where nothing is lost; a second one is left to the system, which kills.
+void Stop(PosixSignalContext signal)
+{
+    if (!stop.IsCancellationRequested)
+    {
+        signal.Cancel = true;
+        Console.Error.WriteLine("stopping… (once more to stop at once)");
+        stop.Cancel();
+    }
+}
+
+using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop);
+using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
+return await EspalierCommandLine.RunAsync(args, Console.Out, Console.Error, stop.Token);

@@ -29,8 +29,8 @@ public sealed class MethodAttribute(string slug, string title) : Attribute
 }
 
 /// <summary>
-/// Marks a static method <c>ParityResult Method(ParityCase)</c> as the adapter of a reference operation, so that
-/// <c>espalier verify</c> runs it on the vectors of that name.
+/// Marks a static method <c>IReadOnlyDictionary&lt;string, Tensor&gt; Method(ParityCase)</c> as the adapter of a reference
+/// operation, so that <c>espalier verify</c> runs it on the vectors of that name.
 /// </summary>
 /// <param name="op">The operation's full name ("wanda.mask").</param>
 [AttributeUsage(AttributeTargets.Method)]

@@ -1,0 +1,36 @@
+using static TorchSharp.torch;
+
+namespace Espalier.Models;
+
+/// <summary>A prunable linear map of a block.</summary>
+/// <param name="Name">The checkpoint name of its weight ("model.layers.0.self_attn.q_proj.weight").</param>
+/// <param name="Linear">The map.</param>
+/// <param name="Stage">Maps that read the same input share a stage; a later stage reads what earlier ones produce.</param>
+public sealed record BlockLinear(string Name, Linear Linear, int Stage);
+
+/// <summary>One transformer block of a decoder: attention and feed-forward around a residual stream.</summary>
+public abstract class DecoderBlock : ModelPart
+{
+    /// <summary>Makes block number <paramref name="index"/>.</summary>
+    protected DecoderBlock(string name, int index)
+        : base(name)
+    {
+        Index = index;
+    }
+
+    /// <summary>Its number, from 0.</summary>
+    public int Index { get; }
+
+    /// <summary>Its linear maps in calibration order: a map comes after those that its input depends on.</summary>
+    public abstract IReadOnlyList<BlockLinear> Linears { get; }
+
+    /// <summary>What can be cut out of this block alone: its heads and its neurons.</summary>
+    public abstract IReadOnlyList<CoupledGroup> Groups { get; }
+
+    /// <summary>Passes hidden states through the block.</summary>
+    /// <param name="hidden">Hidden states [batch, tokens, hidden].</param>
+    /// <param name="position">The position of the first token; with a cache, the number of tokens it holds.</param>
+    /// <param name="cache">Keys and values of the tokens before; they are extended. Null: the tokens given are the whole context.</param>
+    /// <returns>[batch, tokens, hidden].</returns>
+    public abstract Tensor Forward(Tensor hidden, long position = 0, KeyValueCache? cache = null);
+}

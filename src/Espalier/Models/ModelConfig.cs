@@ -1,0 +1,170 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Espalier.Runtime;
+
+namespace Espalier.Models;
+
+/// <summary>The shape of one decoder block; structured pruning gives blocks shapes of their own.</summary>
+/// <param name="Heads">Query heads.</param>
+/// <param name="KeyValueHeads">Key and value heads; each serves Heads / KeyValueHeads query heads.</param>
+/// <param name="Neurons">The width of the feed-forward part.</param>
+public sealed record BlockShape(int Heads, int KeyValueHeads, int Neurons);
+
+/// <summary>
+/// A language model's config.json: the fields that every family has under one name, and the whole file, so that keys
+/// nobody here knows survive rewriting. Immutable; checked when read.
+/// </summary>
+public sealed record ModelConfig
+{
+    /// <summary>The name of the file in a checkpoint folder.</summary>
+    public const string FileName = "config.json";
+
+    /// <summary>The family ("llama", "opt"): <c>model_type</c>.</summary>
+    public required string ModelType { get; init; }
+
+    /// <summary>The width of the residual stream, H.</summary>
+    public required int HiddenSize { get; init; }
+
+    /// <summary>The width of the feed-forward part, F.</summary>
+    public required int IntermediateSize { get; init; }
+
+    /// <summary>The number of decoder blocks.</summary>
+    public required int LayerCount { get; init; }
+
+    /// <summary>Query heads per block.</summary>
+    public required int HeadCount { get; init; }
+
+    /// <summary>Key and value heads per block.</summary>
+    public required int KeyValueHeadCount { get; init; }
+
+    /// <summary>The width of one head.</summary>
+    public required int HeadDim { get; init; }
+
+    /// <summary>The number of token ids, V.</summary>
+    public required int VocabSize { get; init; }
+
+    /// <summary>The longest context in tokens.</summary>
+    public required int MaxPositions { get; init; }
+
+    /// <summary>The ε of the norms.</summary>
+    public required double NormEpsilon { get; init; }
+
+    /// <summary>The activation function's name.</summary>
+    public required string Activation { get; init; }
+
+    /// <summary>Whether the language-model head is the token table itself.</summary>
+    public required bool TieWordEmbeddings { get; init; }
+
+    /// <summary>Rotary positions; null in families with learned ones.</summary>
+    public RopeSettings? Rope { get; init; }
+
+    /// <summary>The standard deviation of freshly drawn weights.</summary>
+    public double InitializerRange { get; init; } = 0.02;
+
+    /// <summary>The token that begins a text, if there is one.</summary>
+    public int? BosTokenId { get; init; }
+
+    /// <summary>The tokens that end a text; may be empty.</summary>
+    public IReadOnlyList<int> EosTokenIds { get; init; } = [];
+
+    /// <summary>The shapes of the blocks where structured pruning made them differ (<c>block_shapes</c>); null where all are alike.</summary>
+    public IReadOnlyList<BlockShape>? BlockShapes { get; init; }
+
+    /// <summary>What stands before the tensor names of the model's body ("model."); checkpoints of one family differ in it.</summary>
+    public required string TensorPrefix { get; init; }
+
+    /// <summary>Every field by its own name, for what only one family has.</summary>
+    public required ConfigFields Fields { get; init; }
+
+    /// <summary>A copy of the whole file.</summary>
+    public JsonObject Json => (JsonObject)Fields.Json.DeepClone();
+
+    /// <summary>The shape of one block.</summary>
+    public BlockShape ShapeOf(int index) => BlockShapes?[index] ?? new BlockShape(HeadCount, KeyValueHeadCount, IntermediateSize);
+
+    /// <summary>Reads <c>config.json</c> of a checkpoint folder.</summary>
+    /// <exception cref="EspalierException">When it is missing, is no JSON, names an unknown family, or a field is missing, negative or contradicts another.</exception>
+    public static ModelConfig Load(string folder)
+    {
+        string path = Path.Combine(folder, FileName);
+        EspalierException.Require(Directory.Exists(folder), $"There is no folder {folder}; give the folder of a checkpoint, with {FileName} and safetensors files in it.");
+        EspalierException.Require(File.Exists(path), $"{folder} has no {FileName}; give the folder of a checkpoint in Hugging Face's layout.");
+        return Parse(File.ReadAllText(path), path);
+    }
+
+    /// <summary>Reads the text of a config.json.</summary>
+    /// <param name="text">The text.</param>
+    /// <param name="origin">Where it came from, for the error sentences.</param>
+    /// <exception cref="EspalierException">As <see cref="Load"/>.</exception>
+    public static ModelConfig Parse(string text, string origin = FileName)
+    {
+        JsonNode? node;
+        try
+        {
+            node = JsonNode.Parse(text, documentOptions: new JsonDocumentOptions { AllowTrailingCommas = true, CommentHandling = JsonCommentHandling.Skip });
+        }
+        catch (JsonException fault)
+        {
+            throw new EspalierException($"{origin} is not valid JSON (line {fault.LineNumber + 1}); download or write it again.", fault);
+        }
+
+        EspalierException.Require(node is JsonObject, $"{origin} holds no JSON object; it must be a model's configuration.");
+        return From((JsonObject)node, origin);
+    }
+
+    /// <summary>The same configuration with one field changed, checked again.</summary>
+    /// <param name="name">The field's name in config.json.</param>
+    /// <param name="value">Its new value; null removes it.</param>
+    public ModelConfig With(string name, JsonNode? value)
+    {
+        JsonObject changed = Json;
+        changed.Remove(name);
+        if (value is not null)
+        {
+            changed[name] = value.DeepClone();
+        }
+
+        return From(changed, Fields.Origin) with { TensorPrefix = TensorPrefix };
+    }
+
+    /// <summary>The text of config.json, unknown keys included.</summary>
+    public string ToJsonText() => Fields.Json.ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n";
+
+    private static ModelConfig From(JsonObject json, string origin)
+    {
+        var fields = new ConfigFields(json, origin);
+        string type = fields.Text("model_type", "");
+        EspalierException.Require(type.Length > 0, $"{origin} has no 'model_type'; known are {string.Join(", ", Architecture.Known)}.");
+        ModelConfig config = Architecture.Named(type, origin).ReadConfig(fields);
+        config = config with { BlockShapes = ReadBlockShapes(fields, config) };
+        config.Check();
+        return config;
+    }
+
+    private static List<BlockShape>? ReadBlockShapes(ConfigFields fields, ModelConfig config)
+    {
+        if (fields.List("block_shapes") is not { } items)
+        {
+            return null;
+        }
+
+        EspalierException.Require(items.Count == config.LayerCount, $"{fields.Origin}: 'block_shapes' has {items.Count} entries for {config.LayerCount} blocks; it needs one for each.");
+        return [.. items.Select((item, i) =>
+        {
+            EspalierException.Require(item is JsonObject, $"{fields.Origin}: entry {i} of 'block_shapes' is no object.");
+            var shape = new ConfigFields((JsonObject)item, $"{fields.Origin}, block_shapes[{i}]");
+            int heads = shape.PositiveOr(config.HeadCount, "num_attention_heads");
+            return new BlockShape(heads, shape.PositiveOr(Math.Min(heads, config.KeyValueHeadCount), "num_key_value_heads"), shape.PositiveOr(config.IntermediateSize, "intermediate_size"));
+        })];
+    }
+
+    private void Check()
+    {
+        for (int i = 0; i < LayerCount; i++)
+        {
+            BlockShape shape = ShapeOf(i);
+            EspalierException.Require(shape.KeyValueHeads <= shape.Heads && shape.Heads % shape.KeyValueHeads == 0,
+                $"{Fields.Origin}: {shape.Heads} attention heads cannot be shared out among {shape.KeyValueHeads} key-value heads; the first must be a multiple of the second.");
+        }
+    }
+}

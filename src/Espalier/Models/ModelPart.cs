@@ -1,0 +1,87 @@
+using Espalier.Checkpoints;
+using Espalier.Runtime;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace Espalier.Models;
+
+/// <summary>
+/// A piece of a language model that is loaded, pruned and written on its own: the embedding, one decoder block, or the
+/// head. It knows the full checkpoint name of every tensor it holds.
+/// </summary>
+public abstract class ModelPart : nn.Module
+{
+    private readonly List<(string Name, nn.Module Module)> components = [];
+
+    /// <summary>Makes an empty part.</summary>
+    protected ModelPart(string name)
+        : base(name)
+    {
+    }
+
+    /// <summary>The parameters under their full checkpoint names, in a fixed order. A tied weight belongs to the embedding alone.</summary>
+    public IReadOnlyList<(string Name, Parameter Value)> Tensors =>
+        [.. components.SelectMany(c => c.Module.named_parameters().Select(p => ($"{c.Name}.{p.name}", p.parameter)))];
+
+    /// <summary>What one channel of the residual stream is in this part's tensors: the slices to cut when a channel goes.</summary>
+    public abstract IReadOnlyList<SlicePattern> HiddenChannelSlices { get; }
+
+    /// <summary>Something that lives exactly as long as this part (the embedding that a lone tied head reads).</summary>
+    internal IDisposable? Companion { get; set; }
+
+    /// <summary>Sets every parameter from a checkpoint, converting the element type.</summary>
+    /// <exception cref="EspalierException">When a tensor is missing or has another shape.</exception>
+    internal void Fill(ITensorSource source)
+    {
+        using var _ = no_grad();
+        foreach ((string name, Parameter value) in Tensors)
+        {
+            IReadOnlyList<long> stored = source.Info(name).Shape;
+            EspalierException.Require(stored.SequenceEqual(value.shape),
+                $"The tensor {name} is [{string.Join(", ", stored)}] in the checkpoint, but {ModelConfig.FileName} makes it [{string.Join(", ", value.shape)}]; they do not belong together.");
+            using Tensor tensor = source.Read(name);
+            value.copy_(tensor);
+        }
+    }
+
+    /// <summary>Sets every parameter as for training from scratch: norms one, biases zero, all else normal.</summary>
+    /// <param name="deviation">The standard deviation.</param>
+    /// <param name="seed">Every tensor draws from a stream of its own name.</param>
+    internal void Initialize(double deviation, Seed seed)
+    {
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        foreach ((string name, Parameter value) in Tensors)
+        {
+            if (value.dim() > 1)
+            {
+                using Generator generator = seed.Generator($"initialize {name}");
+                value.copy_(normal(0, deviation, value.shape, ScalarType.Float32, generator: generator));
+            }
+            else
+            {
+                value.fill_(name.EndsWith(".bias", StringComparison.Ordinal) ? 0 : 1);
+            }
+        }
+    }
+
+    /// <summary>Takes in a layer under its full checkpoint name.</summary>
+    protected T Add<T>(string name, T module)
+        where T : nn.Module
+    {
+        components.Add((name, module));
+        register_module(name.Replace('.', '_'), module);
+        return module;
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        if (disposing)
+        {
+            Companion?.Dispose();
+            Companion = null;
+        }
+    }
+}

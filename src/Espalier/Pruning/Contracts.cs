@@ -1,0 +1,106 @@
+using Espalier.Models;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+using static TorchSharp.torch;
+
+namespace Espalier.Pruning;
+
+/// <summary>Trains part of one pruned block to answer as the dense block did (layer-wise reconstruction).</summary>
+public interface IBlockRepair
+{
+    /// <summary>Trains the block in place; its zeros stay.</summary>
+    /// <returns>The mean squared error of the block's output before and after.</returns>
+    BlockRepairResult Repair(BlockRepairContext context);
+
+    /// <summary>Throws, before any work, where this cannot be done to such a block.</summary>
+    /// <param name="block">One of the model's blocks, without weights of value.</param>
+    void Check(DecoderBlock block)
+    {
+    }
+}
+
+/// <summary>What a layer-wise reconstruction is given.</summary>
+public sealed class BlockRepairContext
+{
+    /// <summary>The pruned block; float32.</summary>
+    public required DecoderBlock Block { get; init; }
+
+    /// <summary>The masks of its linear maps by weight name.</summary>
+    public required IReadOnlyDictionary<string, SparsityMask> Masks { get; init; }
+
+    /// <summary>The hidden states [sequences, tokens, hidden] that enter the block.</summary>
+    public required ActivationStore Inputs { get; init; }
+
+    /// <summary>What the dense block made of them.</summary>
+    public required ActivationStore Targets { get; init; }
+
+    /// <summary>The seed of this block.</summary>
+    public required Seed Seed { get; init; }
+
+    /// <summary>Where progress is told.</summary>
+    public required IProgressSink Progress { get; init; }
+
+    /// <summary>Ends the work early; nothing of the block is then kept.</summary>
+    public CancellationToken Cancellation { get; init; }
+}
+
+/// <summary>What a layer-wise reconstruction achieved.</summary>
+/// <param name="ErrorBefore">Mean squared error of the block's output over all sequences, before.</param>
+/// <param name="ErrorAfter">The same, after.</param>
+/// <param name="Trained">How many parameters were trained.</param>
+/// <param name="Kept">False where the error did not fall and the block was left as it was.</param>
+public sealed record BlockRepairResult(double ErrorBefore, double ErrorAfter, long Trained, bool Kept);
+
+/// <summary>Trains a pruned model on its own loss, keeping its zeros.</summary>
+public interface IRetraining
+{
+    /// <summary>Optimiser steps.</summary>
+    int Steps { get; }
+
+    /// <summary>Sequences per optimiser step.</summary>
+    int Batch { get; }
+
+    /// <summary>Tokens per sequence; null takes the model's context, at most 256 on a CPU.</summary>
+    int? Length { get; }
+
+    /// <summary>Throws, before any work, where this cannot be done to such a model ("biases" of a model without).</summary>
+    /// <param name="config">The model.</param>
+    /// <param name="block">One of its blocks, without weights of value.</param>
+    /// <param name="head">Its head.</param>
+    void Check(ModelConfig config, DecoderBlock block, OutputHead head);
+
+    /// <summary>Trains in place and merges what it added; the model's zeros stay.</summary>
+    RetrainingResult Retrain(RetrainingContext context);
+}
+
+/// <summary>What a retraining is given.</summary>
+public sealed class RetrainingContext
+{
+    /// <summary>The pruned model; float32, in memory.</summary>
+    public required LanguageModel Model { get; init; }
+
+    /// <summary>The masks of its pruned weights by name.</summary>
+    public required IReadOnlyDictionary<string, SparsityMask> Masks { get; init; }
+
+    /// <summary>Token ids [batch, length] of micro-batch (step, index): a pure function, so that a resumed run sees the same text.</summary>
+    public required Func<long, int, Tensor> Batches { get; init; }
+
+    /// <summary>The seed of the plan.</summary>
+    public required Seed Seed { get; init; }
+
+    /// <summary>Where optimiser and adapter state is kept for resuming.</summary>
+    public required string StateFolder { get; init; }
+
+    /// <summary>Where progress is told.</summary>
+    public required IProgressSink Progress { get; init; }
+
+    /// <summary>Ends the work early, state saved.</summary>
+    public CancellationToken Cancellation { get; init; }
+}
+
+/// <summary>What a retraining did.</summary>
+/// <param name="Trained">The parameters that were trained.</param>
+/// <param name="Losses">The loss of each step (mean cross-entropy per token, nats).</param>
+/// <param name="Seconds">Wall-clock time.</param>
+/// <param name="Groups">Trained parameters by kind ("norms", "masklora").</param>
+public sealed record RetrainingResult(long Trained, IReadOnlyList<double> Losses, double Seconds, IReadOnlyDictionary<string, long> Groups);

@@ -1,0 +1,102 @@
+using Espalier.Checkpoints;
+using Espalier.Models;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+using static TorchSharp.torch;
+
+namespace Espalier.Pruning;
+
+/// <summary>Writes the finished checkpoint so that other tools load it, and opens it again to see that it is what was meant.</summary>
+internal static class OutputWriter
+{
+    /// <summary>Writes every tensor in the element type and order of the source checkpoint, the masks, and the model's other files.</summary>
+    public static void Write(
+        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, PrunedSource pruned, IProgressSink progress, CancellationToken cancellation)
+    {
+        TensorInfo[] plan = [.. checkpoint.Names.Select(checkpoint.Info)];
+        using IProgressTask task = progress.Begin("writing", plan.Sum(t => t.ByteCount), "B");
+        using (CheckpointWriter writer = CheckpointWriter.Create(job.Out, plan))
+        {
+            foreach (TensorInfo info in plan)
+            {
+                using var scope = NewDisposeScope();
+                cancellation.ThrowIfCancellationRequested();
+                Tensor value = tensors.Read(info.Name, ElementTypes.ScalarTypeOf(info.ElementType));
+                writer.Write(info.Name, value);
+                task.Advance(info.ByteCount);
+            }
+
+            CompanionFiles.Copy(CompanionFiles.All, job.Folder, job.Out);
+            writer.Commit();
+            SparsityMasks.Save(job.Out, pruned.Names, pruned.Mask);
+        }
+    }
+
+    /// <summary>Opens the written checkpoint cold and compares its logits with those of the tensors it was written from.</summary>
+    /// <returns>The largest difference over one short sequence.</returns>
+    /// <exception cref="EspalierException">When they differ by more than rounding.</exception>
+    public static double CompareReopened(PruningJob job, ModelConfig config, ITensorSource tensors)
+    {
+        NativeMemory.Trim();
+        int length = Math.Min(16, config.MaxPositions);
+        long[] ids = [.. Enumerable.Range(0, length).Select(i => (long)(i * 7919 % config.VocabSize))];
+        using var scope = NewDisposeScope();
+        using StreamedModel meant = new StreamedModel(config, new RoundedSource(tensors));
+        using Checkpoint written = Checkpoint.Open(job.Out);
+        using StreamedModel read = new StreamedModel(ModelConfig.Load(job.Out), written);
+        double difference = (Logits(meant, ids, job.Device) - Logits(read, ids, job.Device)).abs().max().item<float>();
+        EspalierException.Require(difference < 1e-3, $"The checkpoint in {job.Out} does not answer as the model it was written from (logits differ by {difference:G3}); the disk or the writer is at fault, do not use it.");
+        return difference;
+    }
+
+    private static Tensor Logits(StreamedModel model, long[] ids, Device device)
+    {
+        using var _ = no_grad();
+        using var scope = NewDisposeScope();
+        Tensor hidden;
+        using (Embedding embedding = model.LoadEmbedding(device))
+        {
+            hidden = embedding.Forward(tensor(ids, device: device).unsqueeze(0), 0);
+        }
+
+        for (int i = 0; i < model.Config.LayerCount; i++)
+        {
+            using var inner = NewDisposeScope();
+            using DecoderBlock block = model.LoadBlock(i, device);
+            hidden = block.Forward(hidden).MoveToOuterDisposeScope();
+            NativeMemory.Trim();
+        }
+
+        using OutputHead head = model.LoadHead(device);
+        return head.Forward(hidden).MoveToOuterDisposeScope();
+    }
+
+    // What was meant, rounded as it is stored.
+    private sealed class RoundedSource : ITensorSource
+    {
+        private readonly ITensorSource _inner;
+        private readonly Dictionary<string, ScalarType> _stored = [];
+
+        public RoundedSource(ITensorSource inner)
+        {
+            _inner = inner;
+            foreach (string name in inner.Names)
+            {
+                _stored[name] = ElementTypes.ScalarTypeOf(inner.Info(name).ElementType);
+            }
+        }
+
+        public IReadOnlyList<string> Names => _inner.Names;
+
+        public bool Contains(string name) => _inner.Contains(name);
+
+        public TensorInfo Info(string name) => _inner.Info(name);
+
+        public Tensor Read(string name, ScalarType? type = null)
+        {
+            using var scope = NewDisposeScope();
+            Tensor rounded = _inner.Read(name, _stored[name]);
+            return (type is null ? rounded : rounded.to(type.Value)).MoveToOuterDisposeScope();
+        }
+    }
+}

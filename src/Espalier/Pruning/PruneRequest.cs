@@ -1,0 +1,196 @@
+using System.Collections;
+using System.Globalization;
+using Espalier.Catalogue;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+using YamlDotNet.Serialization;
+
+namespace Espalier.Pruning;
+
+/// <summary>Where the texts of a run come from; each a path or <c>id:config:split</c>.</summary>
+public sealed record DataSection
+{
+    /// <summary>Text to calibrate on; also what retraining reads where <see cref="Train"/> names nothing else.</summary>
+    public string? Calibration { get; init; }
+
+    /// <summary>Text to retrain on; default: the calibration text.</summary>
+    public string? Train { get; init; }
+
+    /// <summary>Text to measure perplexity on, before and after; none measures nothing.</summary>
+    public string? Evaluation { get; init; }
+
+    /// <summary>Calibration windows; default 64 (the papers use 128; the effect is flat beyond 16).</summary>
+    public int Samples { get; init; } = 64;
+
+    /// <summary>Tokens per calibration window; default: the model's context, at most 2,048.</summary>
+    public int? Length { get; init; }
+
+    /// <summary>Evaluation windows at most; 0 takes all.</summary>
+    public int Windows { get; init; }
+
+    /// <summary>Tokens per evaluation window; default: the model's context, at most 4,096.</summary>
+    public int? Context { get; init; }
+
+    /// <summary>Texts to continue before and after, for the report.</summary>
+    public IReadOnlyList<string> Prompts { get; init; } = [];
+}
+
+/// <summary>The parts of a plan by their words; a part with options is a map with <c>method</c> and the options.</summary>
+public sealed record PruneSection
+{
+    /// <summary>The criterion; default wanda.</summary>
+    public object Criterion { get; init; } = "wanda";
+
+    /// <summary>The share of weights to remove; an N:M pattern fixes it.</summary>
+    public double? Sparsity { get; init; }
+
+    /// <summary><c>unstructured</c> or <c>N:M</c>.</summary>
+    public string Pattern { get; init; } = "unstructured";
+
+    /// <summary>Which weights are ranked together: default (the criterion's own), layer, row or global.</summary>
+    public Scope Scope { get; init; }
+
+    /// <summary>The allocator; default uniform.</summary>
+    public object Allocator { get; init; } = "uniform";
+
+    /// <summary>One repair or several (a gradient-free one and a reconstruction); none for none. SparseGPT as criterion brings its own unless told otherwise.</summary>
+    public object? Repair { get; init; }
+}
+
+/// <summary>A pruning run in words: what YAML and the command line say. Same words, same order, same checks.</summary>
+public sealed record PruneRequest
+{
+    /// <summary>A checkpoint folder or a hub id.</summary>
+    public required string Model { get; init; }
+
+    /// <summary>The output folder.</summary>
+    public required string Out { get; init; }
+
+    /// <summary>The texts.</summary>
+    public DataSection Data { get; init; } = new();
+
+    /// <summary>What is pruned and how.</summary>
+    public PruneSection Prune { get; init; } = new();
+
+    /// <summary>What is trained afterwards: a method, or a map with <c>method</c> and its options; null for nothing.</summary>
+    public object? Retrain { get; init; }
+
+    /// <summary>The seed of every random draw.</summary>
+    public long Seed { get; init; }
+
+    /// <summary>The most resident memory to plan with ("8GB"); null is no limit.</summary>
+    public string? Memory { get; init; }
+
+    /// <summary>Reads a request from nested maps (YAML, the command line).</summary>
+    /// <exception cref="EspalierException">For unknown words, with the nearest known one.</exception>
+    public static PruneRequest Parse(IReadOnlyDictionary<string, object?> document) => OptionsBinder.Bind<PruneRequest>(document, "the plan");
+
+    /// <summary>Makes the plan: every part looked up in the catalogue and checked against the others.</summary>
+    /// <exception cref="EspalierException">For an unknown part, a wrong option, or parts that do not go together.</exception>
+    public PruningPlan ToPlan()
+    {
+        ICriterion criterion = Part<ICriterion>(Prune.Criterion);
+        var (repair, reconstruction) = Repairs(Prune.Repair ?? (criterion is IJointPruner ? PruningPlan.NameOf(criterion) : null), criterion);
+        var plan = new PruningPlan
+        {
+            Criterion = criterion,
+            Pattern = Pattern.Parse(Prune.Pattern, Prune.Sparsity, Prune.Scope),
+            Allocator = Part<IAllocator>(Prune.Allocator),
+            Repair = repair,
+            Reconstruction = reconstruction,
+            Retraining = IsNone(Retrain) ? null : Part<IRetraining>(Retrain!),
+            Seed = new Seed(Seed),
+        };
+        plan.Validate();
+        return plan;
+    }
+
+    /// <summary>The request as YAML that <c>espalier prune</c> takes.</summary>
+    public string ToYaml()
+    {
+        var prune = new Dictionary<string, object?> { ["criterion"] = Prune.Criterion, ["pattern"] = Prune.Pattern, ["allocator"] = Prune.Allocator };
+        Put(prune, "sparsity", Prune.Sparsity);
+        Put(prune, "scope", Prune.Scope is Scope.Default ? null : Prune.Scope.ToString().ToLowerInvariant());
+        Put(prune, "repair", Prune.Repair);
+        var data = new Dictionary<string, object?>();
+        Put(data, "calibration", Data.Calibration);
+        Put(data, "train", Data.Train);
+        Put(data, "evaluation", Data.Evaluation);
+        data["samples"] = Data.Samples;
+        Put(data, "length", Data.Length);
+        Put(data, "windows", Data.Windows == 0 ? null : Data.Windows);
+        Put(data, "context", Data.Context);
+        Put(data, "prompts", Data.Prompts.Count == 0 ? null : Data.Prompts);
+        var document = new Dictionary<string, object?> { ["model"] = Model, ["data"] = data, ["prune"] = prune };
+        Put(document, "retrain", IsNone(Retrain) ? null : Retrain);
+        document["seed"] = Seed;
+        Put(document, "memory", Memory);
+        document["out"] = Out;
+        return new SerializerBuilder().Build().Serialize(document);
+
+        static void Put(Dictionary<string, object?> map, string name, object? value)
+        {
+            if (value is not null)
+            {
+                map[name] = value;
+            }
+        }
+    }
+
+    private static (IRepair? Repair, IBlockRepair? Reconstruction) Repairs(object? written, ICriterion criterion)
+    {
+        IRepair? repair = null;
+        IBlockRepair? reconstruction = null;
+        foreach (object item in Items(written))
+        {
+            (string slug, IReadOnlyDictionary<string, object?> options) = Named(item);
+            if (MethodCatalogue.Default.Supplying<IBlockRepair>().Any(e => e.Slug == slug))
+            {
+                EspalierException.Require(reconstruction is null, "A plan has one reconstruction; two were named.");
+                reconstruction = MethodCatalogue.Default.Create<IBlockRepair>(slug, options);
+            }
+            else
+            {
+                EspalierException.Require(repair is null, "A plan has one gradient-free repair; two were named.");
+                // SparseGPT as both: one object, so that one sweep serves both.
+                repair = criterion is IRepair own && PruningPlan.NameOf(criterion) == slug && options.Count == 0
+                    ? own
+                    : MethodCatalogue.Default.Create<IRepair>(slug, options);
+            }
+        }
+
+        return (repair, reconstruction);
+    }
+
+    private static IEnumerable<object> Items(object? written) => IsNone(written) ? []
+        : written is IEnumerable list and not string and not IDictionary ? list.Cast<object>()
+        : written is string text ? text.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries)
+        : [written!];
+
+    private static bool IsNone(object? written) => written is null or "" or "none";
+
+    private static T Part<T>(object written)
+        where T : class
+    {
+        (string slug, IReadOnlyDictionary<string, object?> options) = Named(written);
+        return MethodCatalogue.Default.Create<T>(slug, options);
+    }
+
+    // "wanda", or { method: wanda, use_variant: true }
+    private static (string Slug, IReadOnlyDictionary<string, object?> Options) Named(object written)
+    {
+        if (written is not IDictionary map)
+        {
+            return (Convert.ToString(written, CultureInfo.InvariantCulture)!.Trim().ToLowerInvariant(), new Dictionary<string, object?>());
+        }
+
+        var options = new Dictionary<string, object?>(StringComparer.OrdinalIgnoreCase);
+        foreach (DictionaryEntry entry in map)
+        {
+            options[Convert.ToString(entry.Key, CultureInfo.InvariantCulture)!] = entry.Value;
+        }
+
+        EspalierException.Require(options.Remove("method", out object? method) && method is string, "A part with options names its method, for example { method: perp, steps: 200 }.");
+        return (((string)method!).Trim().ToLowerInvariant(), options);
+    }
+}

@@ -1,0 +1,106 @@
+using Espalier.Checkpoints;
+using Espalier.Models;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+using static TorchSharp.torch;
+
+namespace Espalier.Pruning;
+
+/// <summary>The pruned model as tensors to read: the checkpoint with the journal's finished blocks laid over it.</summary>
+internal sealed class PrunedSource
+{
+    private readonly Checkpoint _checkpoint;
+    private readonly PruningJournal _journal;
+    private readonly Dictionary<string, (int Block, WeightLayout Layout)> _weights = new(StringComparer.Ordinal);
+    private readonly int _blocks;
+
+    public PrunedSource(Checkpoint checkpoint, ModelConfig config, PruningJournal journal)
+    {
+        (_checkpoint, _journal, _blocks) = (checkpoint, journal, config.LayerCount);
+        for (int i = 0; i < _blocks; i++)
+        {
+            using var scope = NewDisposeScope();
+            using DecoderBlock block = Architecture.For(config).CreateBlock(config, i, Placement.Meta);
+            foreach (BlockLinear linear in block.Linears)
+            {
+                _weights[linear.Name] = (i, linear.Linear.Layout);
+            }
+        }
+    }
+
+    /// <summary>The names of the pruned weights in order.</summary>
+    public IReadOnlyCollection<string> Names => _weights.Keys;
+
+    /// <summary>The final mask of a weight, [out, in], read from the journal: all of them together take an eighth of a byte per weight, which a large model does not spend at once.</summary>
+    public SparsityMask Mask(string name) => _journal.Mask(_weights[name].Block, name);
+
+    /// <summary>All final masks, for a model that is in memory anyway.</summary>
+    public IReadOnlyDictionary<string, SparsityMask> AllMasks() => _weights.Keys.ToDictionary(n => n, Mask, StringComparer.Ordinal);
+
+    /// <summary>The dense weights under the criterion's masks: what pruning alone leaves.</summary>
+    public OverlaySource MaskedOnly()
+    {
+        var source = new OverlaySource(_checkpoint);
+        foreach ((string name, (int block, WeightLayout layout)) in _weights)
+        {
+            source.Change(name, weight => weight.masked_fill(Oriented(_journal.FirstMask(block, name), layout).logical_not(), 0));
+        }
+
+        return source;
+    }
+
+    /// <summary>One finished block over the checkpoint.</summary>
+    public static OverlaySource WithBlock(ITensorSource checkpoint, PruningJournal journal, int block)
+    {
+        var source = new OverlaySource(checkpoint);
+        foreach (string name in journal.TensorNames(block))
+        {
+            source.Replace(name, journal.Tensors(block));
+        }
+
+        return source;
+    }
+
+    /// <summary>The finished blocks over the checkpoint.</summary>
+    public OverlaySource Finished()
+    {
+        var source = new OverlaySource(_checkpoint);
+        for (int i = 0; i < _blocks; i++)
+        {
+            ITensorSource block = _journal.Tensors(i);
+            foreach (string name in _journal.TensorNames(i))
+            {
+                source.Replace(name, block);
+            }
+        }
+
+        return source;
+    }
+
+    /// <summary>The tensors of a model in memory over the checkpoint.</summary>
+    public OverlaySource Trained(LanguageModel model)
+    {
+        var source = new OverlaySource(_checkpoint);
+        foreach ((string name, TorchSharp.Modules.Parameter value) in model.Tensors)
+        {
+            source.Change(name, _ => value.detach().to(CPU).to(ScalarType.Float32));
+        }
+
+        return source;
+    }
+
+    /// <summary>Stops the run when a zero came back to life.</summary>
+    /// <exception cref="EspalierException">Names the weight.</exception>
+    public void CheckZeros(LanguageModel model)
+    {
+        foreach (BlockLinear linear in model.Blocks.SelectMany(b => b.Linears))
+        {
+            using var scope = NewDisposeScope();
+            long revived = Mask(linear.Name).Revived(linear.Linear.Matrix.detach());
+            EspalierException.Require(revived == 0, $"Retraining revived {revived} pruned weights of {linear.Name}; nothing was written. This is a fault, please report it.");
+        }
+    }
+
+    // Masks are [out, in]; a weight may be stored the other way round.
+    private static Tensor Oriented(SparsityMask mask, WeightLayout layout) => layout is WeightLayout.OutIn ? mask.ToTensor() : mask.ToTensor().t();
+}

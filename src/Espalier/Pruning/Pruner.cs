@@ -1,0 +1,55 @@
+using Espalier.Checkpoints;
+using Espalier.Models;
+using Espalier.Runtime;
+
+namespace Espalier.Pruning;
+
+/// <summary>Prunes a checkpoint from disk to disk by a plan.</summary>
+public static class Pruner
+{
+    /// <summary>Says what a job will do and refuses it where it cannot work, without doing it.</summary>
+    /// <exception cref="EspalierException">With the reason.</exception>
+    public static PruningPreview Preview(PruningJob job)
+    {
+        using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        return Plan(job, model);
+    }
+
+    /// <summary>Runs one block of every kind through the plan without writing anything.</summary>
+    /// <param name="job">The job.</param>
+    /// <param name="progress">Where progress is told.</param>
+    /// <param name="cancellation">Ends the work early.</param>
+    /// <returns>What happened to the blocks that were tried.</returns>
+    public static Task<IReadOnlyList<BlockReport>> TryAsync(PruningJob job, IProgressSink progress, CancellationToken cancellation = default) =>
+        Task.Run<IReadOnlyList<BlockReport>>(() => PruningRun.Try(job, progress, cancellation), cancellation);
+
+    /// <summary>
+    /// Calibrates, prunes, repairs, retrains, evaluates before and after, and writes a checkpoint. A finished block is
+    /// durable: the same job run again continues where it stopped.
+    /// </summary>
+    /// <param name="job">The job.</param>
+    /// <param name="progress">Where progress is told.</param>
+    /// <param name="cancellation">Ends the work early; what is finished stays in the output's working folder.</param>
+    /// <returns>Everything that was found out.</returns>
+    /// <exception cref="EspalierException">When the plan cannot work, a file is damaged, or a check fails.</exception>
+    public static Task<PruningReport> RunAsync(PruningJob job, IProgressSink progress, CancellationToken cancellation = default) =>
+        Task.Run(() => new PruningRun(job, progress, cancellation).Run(), cancellation);
+
+    internal static PruningPreview Plan(PruningJob job, StreamedModel model)
+    {
+        foreach (long[] window in job.Calibration.Concat(job.Evaluation))
+        {
+            EspalierException.Require(window.Length <= model.Config.MaxPositions,
+                $"A window of {window.Length} tokens is longer than the model's context of {model.Config.MaxPositions}; choose a shorter length.");
+            EspalierException.Require(window.Length > 1, "A window of one token cannot be scored; choose a longer length.");
+            long largest = window.Max();
+            EspalierException.Require(largest < model.Config.VocabSize,
+                $"The text has token id {largest}, but the model's vocabulary ends at {model.Config.VocabSize - 1}; tokeniser and model do not belong together.");
+        }
+
+        Architecture architecture = Architecture.For(model.Config);
+        long parameters = model.Source.Names.Where(n => !architecture.Ignores(model.Config, n)).Sum(n => model.Source.Info(n).ElementCount);
+        return PruningPreview.Make(job, model.Config, parameters);
+    }
+}

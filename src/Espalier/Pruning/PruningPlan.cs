@@ -1,0 +1,89 @@
+using System.Reflection;
+using Espalier.Catalogue;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+
+namespace Espalier.Pruning;
+
+/// <summary>
+/// What is done to a model: criterion × pattern × allocator × repair × retraining. Any part goes with any other where
+/// the mathematics allows it; where it does not, construction says so.
+/// </summary>
+public sealed record PruningPlan
+{
+    /// <summary>The importance of every weight.</summary>
+    public required ICriterion Criterion { get; init; }
+
+    /// <summary>The shapes of zeros that are allowed, and how many.</summary>
+    public required Pattern Pattern { get; init; }
+
+    /// <summary>How much of the budget each layer gives; default: each the same.</summary>
+    public IAllocator Allocator { get; init; } = new Uniform();
+
+    /// <summary>A gradient-free change of the kept weights, layer by layer; null does none.</summary>
+    public IRepair? Repair { get; init; }
+
+    /// <summary>A layer-wise reconstruction by gradients, block by block; null does none.</summary>
+    public IBlockRepair? Reconstruction { get; init; }
+
+    /// <summary>What is trained afterwards, on the model's own loss; null does none.</summary>
+    public IRetraining? Retraining { get; init; }
+
+    /// <summary>The seed of every random draw.</summary>
+    public Seed Seed { get; init; } = new(0);
+
+    /// <summary>Whether criterion and repair are one sweep of one system (SparseGPT).</summary>
+    public bool IsJoint => Criterion is IJointPruner && Repair?.GetType() == Criterion.GetType();
+
+    /// <summary>The scope in force: the pattern's, or the criterion's own where the pattern names none.</summary>
+    public Scope Scope => Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default and var scope } ? scope : Criterion.DefaultScope;
+
+    /// <summary>What the one calibration pass has to collect.</summary>
+    public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None);
+
+    /// <summary>Whether hidden states have to be carried through the blocks.</summary>
+    public bool NeedsActivations => Needs is not CalibrationNeeds.None || Reconstruction is not null;
+
+    /// <summary>Checks that the parts go together.</summary>
+    /// <exception cref="EspalierException">With the pair that does not, and why.</exception>
+    public void Validate()
+    {
+        EspalierException.Require(!(IsJoint && Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default }),
+            $"{NameOf(Criterion)} chooses its weights inside blocks of columns while it updates the others, so the scope {Scope.ToString().ToLowerInvariant()} is not possible; leave the scope out, or use another repair.");
+        EspalierException.Require(Scope is not Scope.Global || Allocator is Uniform,
+            "With the scope global the ranking itself decides how much each layer gives; leave the allocator out.");
+    }
+
+    /// <summary>The word by which a part of a plan is known ("wanda").</summary>
+    public static string NameOf(object part) =>
+        part.GetType().GetCustomAttribute<MethodAttribute>()?.Slug ?? part.GetType().Name.ToLowerInvariant();
+
+    /// <summary>The plan as ordered pairs of words, for previews, journals and reports.</summary>
+    public IReadOnlyList<(string Part, string Value)> Describe() =>
+    [
+        ("criterion", Describe(Criterion)),
+        ("pattern", Pattern.ToString()),
+        ("sparsity", Pattern.Sparsity.ToString("0.######", System.Globalization.CultureInfo.InvariantCulture)),
+        ("scope", Pattern is Pattern.UnstructuredPattern ? Scope.ToString().ToLowerInvariant() : "group"),
+        ("allocator", Describe(Allocator)),
+        ("repair", Describe(Repair)),
+        ("reconstruction", Describe(Reconstruction)),
+        ("retraining", Describe(Retraining)),
+        ("seed", Seed.Value.ToString(System.Globalization.CultureInfo.InvariantCulture)),
+    ];
+
+    private static string Describe(object? part)
+    {
+        if (part is null)
+        {
+            return "none";
+        }
+
+        var options = part.GetType().GetProperties(BindingFlags.Public | BindingFlags.Instance)
+            .Where(p => p.CanRead && p.SetMethod is not null && p.GetIndexParameters().Length == 0)
+            .OrderBy(p => p.Name, StringComparer.Ordinal)
+            .Select(p => $"{p.Name}={System.Convert.ToString(p.GetValue(part), System.Globalization.CultureInfo.InvariantCulture)}")
+            .ToList();
+        return options.Count == 0 ? NameOf(part) : $"{NameOf(part)}({string.Join(", ", options)})";
+    }
+}

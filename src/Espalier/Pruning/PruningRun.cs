@@ -1,0 +1,209 @@
+using System.Diagnostics;
+using Espalier.Checkpoints;
+using Espalier.Evaluation;
+using Espalier.Models;
+using Espalier.Runtime;
+using static TorchSharp.torch;
+
+namespace Espalier.Pruning;
+
+/// <summary>One run of a job, phase by phase: plan, dense quality, blocks, retraining, output, quality, report.</summary>
+internal sealed class PruningRun(PruningJob job, IProgressSink sink, CancellationToken cancellation)
+{
+    /// <summary>From this many parameters on memory is worth more than the time that returning it costs.</summary>
+    private const long LargeModel = 200_000_000;
+
+    private readonly Dictionary<string, double> _seconds = [];
+    private readonly WarningLog progress = new(sink);
+
+    /// <summary>Tries one block of every kind and writes nothing but the working folder, which is removed.</summary>
+    public static IReadOnlyList<BlockReport> Try(PruningJob job, IProgressSink progress, CancellationToken cancellation)
+    {
+        using var scope = NewDisposeScope();
+        using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        PruningPreview preview = Pruner.Plan(job, model);
+        using var folder = new TrialFolder();
+        using PruningJournal journal = PruningJournal.Open(folder.Path, [], fresh: false);
+        var pass = new BlockPass(job, model, checkpoint, journal, preview, progress);
+        return [.. preview.Kinds.Select(i => pass.Try(i, cancellation))];
+    }
+
+    public PruningReport Run()
+    {
+        using var scope = NewDisposeScope();
+        using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        ModelConfig config = model.Config;
+        PruningPreview preview = Pruner.Plan(job, model);
+        using IDisposable? frugal = preview.Parameters > LargeModel ? NativeMemory.ReturnLargeTensors() : null;
+        CheckRetraining(config);
+        using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
+        string? spill = preview.Spills ? journal.Folder : null;
+        var quality = new List<StageQuality>();
+
+        Measure("dense", quality, model, spill);
+        Timed("pruning", () => new BlockPass(job, model, checkpoint, journal, preview, progress).Run(cancellation));
+
+        var pruned = new PrunedSource(checkpoint, config, journal);
+        bool changedByRepair = job.Plan.Repair is not null || job.Plan.Reconstruction is not null;
+        if (changedByRepair && job.Evaluation.Length > 0)
+        {
+            using var masked = new StreamedModel(config, pruned.MaskedOnly());
+            Measure("pruned", quality, masked, spill);
+        }
+
+        var samples = new SampleWriter(job, config, preview.Parameters);
+        samples.Continue("dense", checkpoint, cancellation);
+        RetrainingResult? retraining = null;
+        double? reopened;
+        OverlaySource result = pruned.Finished();
+        string finalStage = job.Plan.Retraining is not null ? "retrained" : changedByRepair ? "repaired" : "pruned";
+        if (job.Plan.Retraining is null)
+        {
+            Timed("writing", () => OutputWriter.Write(job, checkpoint, result, pruned, progress, cancellation));
+            reopened = OutputWriter.CompareReopened(job, config, result);
+        }
+        else
+        {
+            if (job.Evaluation.Length > 0)
+            {
+                using var before = new StreamedModel(config, result);
+                Measure(changedByRepair ? "repaired" : "pruned", quality, before, spill);
+            }
+
+            samples.Continue(changedByRepair ? "repaired" : "pruned", result, cancellation);
+            using LanguageModel whole = LanguageModel.Load(config, result, job.Device, progress);
+            retraining = Timed("retraining", () => Retrain(whole, pruned, journal));
+            pruned.CheckZeros(whole);
+            OverlaySource trained = pruned.Trained(whole);
+            Timed("writing", () => OutputWriter.Write(job, checkpoint, trained, pruned, progress, cancellation));
+            reopened = OutputWriter.CompareReopened(job, config, trained);
+        }
+
+        using Checkpoint output = Checkpoint.Open(job.Out);
+        using (var final = new StreamedModel(ModelConfig.Load(job.Out), output))
+        {
+            Measure(finalStage, quality, final, spill);
+        }
+
+        samples.Continue(finalStage, output, cancellation);
+        PruningReport report = Assemble(checkpoint, output, config, preview, journal, quality, retraining, samples, reopened);
+        journal.Remove();
+        return report;
+    }
+
+    private RetrainingResult Retrain(LanguageModel whole, PrunedSource pruned, PruningJournal journal)
+    {
+        IRetraining retraining = job.Plan.Retraining!;
+        return retraining.Retrain(new RetrainingContext
+        {
+            Model = whole,
+            Masks = pruned.AllMasks(),
+            Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
+            Seed = job.Seed,
+            StateFolder = Path.Combine(journal.Folder, "retraining"),
+            Progress = progress,
+            Cancellation = cancellation,
+        });
+    }
+
+    // Refused before any work: subsets that select nothing, ranks that do not fit, lengths beyond the context.
+    private void CheckRetraining(ModelConfig config)
+    {
+        Architecture architecture = Architecture.For(config);
+        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
+        job.Plan.Reconstruction?.Check(block);
+        if (job.Plan.Retraining is not { } retraining)
+        {
+            return;
+        }
+
+        EspalierException.Require(LengthOf(retraining, config) <= config.MaxPositions,
+            $"Retraining on {retraining.Length} tokens at once is more than the model's context of {config.MaxPositions}.");
+        using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
+        using OutputHead head = architecture.CreateHead(config, embedding, Placement.Meta);
+        retraining.Check(config, block, head);
+    }
+
+    private static int LengthOf(IRetraining retraining, ModelConfig config) => retraining.Length ?? Math.Min(256, config.MaxPositions);
+
+    private void Measure(string stage, List<StageQuality> quality, StreamedModel model, string? spill)
+    {
+        if (job.Evaluation.Length == 0)
+        {
+            return;
+        }
+
+        PerplexityResult result = Timed("evaluation", () =>
+            StreamedPerplexity.Evaluate(model, job.Evaluation, job.Device, $"perplexity, {stage}", progress, spill, cancellation));
+        quality.Add(new StageQuality(stage, result.Value, result.StandardErrorOfLog));
+        progress.Report($"perplexity/{stage}", 0, result.Value);
+        progress.Say(string.Create(System.Globalization.CultureInfo.InvariantCulture, $"Perplexity, {stage}: {result.Value:F2}"));
+    }
+
+    private PruningReport Assemble(
+        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, PruningJournal journal, List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened)
+    {
+        BlockReport[] blocks = [.. Enumerable.Range(0, config.LayerCount).Select(journal.Report)];
+        return new PruningReport
+        {
+            Model = job.Model,
+            ModelType = config.ModelType,
+            Out = job.Out,
+            Plan = job.Plan.Describe().ToDictionary(p => p.Part, p => p.Value),
+            PlanYaml = job.PlanYaml,
+            Data = job.Data,
+            Quality = quality,
+            WonBack = WonBack(quality),
+            Parameters = preview.Parameters,
+            Prunable = preview.Prunable,
+            Pruned = blocks.SelectMany(b => b.Layers).Sum(l => l.Removed),
+            Trained = retraining?.Trained,
+            TrainedGroups = retraining?.Groups,
+            Losses = retraining?.Losses ?? [],
+            Blocks = blocks,
+            Samples = samples.All,
+            Seconds = _seconds,
+            PeakMemory = Machine.PeakResidentBytes,
+            DiskBytes = new DiskSize(checkpoint.TotalBytes, output.TotalBytes),
+            ReopenedDifference = reopened,
+            Warnings = progress.Warnings,
+            Machine = Machine.Describe(),
+        };
+    }
+
+    // The share of the log-perplexity lost to pruning that came back: (ln pruned − ln final) / (ln pruned − ln dense).
+    private static double? WonBack(List<StageQuality> quality)
+    {
+        StageQuality? dense = quality.FirstOrDefault(q => q.Stage == "dense");
+        StageQuality? pruned = quality.FirstOrDefault(q => q.Stage == "pruned");
+        if (dense is null || pruned is null || quality[^1].Stage == "pruned" || pruned.Perplexity <= dense.Perplexity)
+        {
+            return null;
+        }
+
+        return Math.Log(pruned.Perplexity / quality[^1].Perplexity) / Math.Log(pruned.Perplexity / dense.Perplexity);
+    }
+
+    private void Timed(string phase, Action work) => Timed(phase, () =>
+    {
+        work();
+        return 0;
+    });
+
+    private T Timed<T>(string phase, Func<T> work)
+    {
+        var clock = Stopwatch.StartNew();
+        T result = work();
+        _seconds[phase] = _seconds.GetValueOrDefault(phase) + clock.Elapsed.TotalSeconds;
+        return result;
+    }
+
+    private sealed class TrialFolder : IDisposable
+    {
+        public string Path { get; } = Directory.CreateTempSubdirectory("espalier-trial-").FullName;
+
+        public void Dispose() => Directory.Delete(Path, recursive: true);
+    }
+}
