@@ -52,7 +52,7 @@ public sealed class CommandTests
     public async Task A_tokeniser_and_a_model_are_trained_inspected_measured_and_asked()
     {
         using var folder = new TemporaryFolder();
-        File.WriteAllText(folder["text.txt"], string.Concat(Enumerable.Range(0, 400).Select(i => $"The cat number {i % 7} sat on the mat, and it was content. ")));
+        File.WriteAllText(folder["text.txt"], string.Concat(Enumerable.Range(0, 400).Select(i => $"The cat number {i % 7} sat on the mat, and it was content; dogs like {i} bones. ")));
         File.WriteAllText(folder["config.json"], Config);
 
         Tool tokenizer = await Tool.RunAsync("tokenizer", "train", "--data", folder["text.txt"], "--vocab", "300", "--out", folder["tokenizer"], "--json");

@@ -11,7 +11,7 @@ public sealed class ExitCodeTests
     [InlineData("doctor --jsn", "error: Unrecognized command or argument '--jsn'.\nhint: did you mean '--json'?\n")]
     [InlineData("doctor --threads 0", "error: --threads 0 is not possible; give 1 or more, or leave it out for one per core.\nhint: `espalier doctor --help` shows its words with examples.\n")]
     [InlineData("tokenizer", "error: say what to do with a tokeniser.\nhint: `espalier tokenizer --help` shows its words with examples.\n")]
-    [InlineData("generate", "error: Required argument missing for command: 'generate'.\nhint: `espalier generate --help` shows its words with examples.\n")]
+    [InlineData("generate", "error: Option '--prompt' is required.\nhint: `espalier generate --help` shows its words with examples.\n")]
     public async Task Wrong_words_end_with_2_and_say_what_to_do(string words, string sentence)
     {
         Tool tool = await Tool.RunAsync(words.Split(' '));
