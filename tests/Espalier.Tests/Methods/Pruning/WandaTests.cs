@@ -47,7 +47,7 @@ public sealed class WandaTests
         using var generator = new Seed(seed).Generator("loud inputs");
         Tensor W = randn([64, 100], generator: generator), X = randn([512, 100], generator: generator);
         X.narrow(1, 0, 7).mul_(20);
-        Tensor s = X.square().sum(0);
+        Tensor s = X.square().sum([0L]);
         double wanda = Error(MaskSelection.KeepLargestPerRow(Wanda.Score(W, s), 0.6, "w"));
         double magnitude = Error(MaskSelection.KeepLargestPerRow(W.abs(), 0.6, "w"));
         (wanda / magnitude).ShouldBeLessThan(0.1);
