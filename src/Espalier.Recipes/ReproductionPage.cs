@@ -65,7 +65,8 @@ public static class ReproductionPage
 
     private static string[] Metrics(ReproductionReport report) => [.. report.Arms.SelectMany(a => a.Metrics.Keys).Distinct()];
 
-    private static string Cell(ArmSummary arm, string metric) => !arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? ""
+    /// <summary>A metric of an arm as text: the mean, with the deviation over seeds where there is one.</summary>
+    public static string Cell(ArmSummary arm, string metric) => !arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? ""
         : m.StandardDeviation is > 0 and var deviation ? $"{Number(m.Mean)} ± {Number(deviation)}" : Number(m.Mean);
 
     private static string Number(double value) => Math.Abs(value) switch

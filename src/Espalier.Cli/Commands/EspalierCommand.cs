@@ -32,14 +32,18 @@ internal static class CommandList
 {
     public static IEnumerable<EspalierCommand> All() =>
     [
+        new QuickstartCommand(),
+        new PruneCommand(),
         new MethodsCommand(),
         new InspectCommand(),
         new GenerateCommand(),
         new EvalCommand(),
+        new ReproduceCommand(),
         new TrainCommand(),
         new TokenizerCommand(),
         new DownloadCommand(),
         new VerifyCommand(),
+        new SynthesizeCommand(),
         new DoctorCommand(),
     ];
 }

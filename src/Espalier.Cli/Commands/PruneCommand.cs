@@ -1,0 +1,107 @@
+using System.CommandLine;
+using Espalier.Pruning;
+using Espalier.Runtime;
+
+namespace Espalier.Cli.Commands;
+
+/// <summary><c>espalier prune</c>: a plan, in YAML or in words, run from checkpoint to checkpoint.</summary>
+internal sealed class PruneCommand : EspalierCommand
+{
+    private readonly Argument<string> _model = new("model") { Description = "A checkpoint folder, a hub id (org/name[@revision]), or a plan (*.yaml)." };
+    private readonly Option<bool> _dryRun = new("--dry-run") { Description = "Show the plan and try one block of each kind, then stop." };
+    private readonly Option<bool> _fresh = new("--fresh") { Description = "Start over where an unfinished run lies in the output folder." };
+
+    // The words of the command line and where they stand in a plan.
+    private readonly (Option<string?> Option, string Path)[] _words =
+    [
+        (new("--criterion") { Description = "The importance of weights: magnitude, wanda, sparsegpt, … (`espalier methods criterion`). Default wanda." }, "prune.criterion"),
+        (new("--sparsity") { Description = "The share of weights to remove, for example 0.5." }, "prune.sparsity"),
+        (new("--pattern") { Description = "unstructured, or N:M such as 2:4 (two of every four stay). Default unstructured." }, "prune.pattern"),
+        (new("--scope") { Description = "Which weights are ranked together: default (the criterion's own), layer, row, global." }, "prune.scope"),
+        (new("--allocator") { Description = "How much each layer gives. Default uniform." }, "prune.allocator"),
+        (new("--repair") { Description = "Weight changes after pruning, one or several apart by commas: sparsegpt, dsnot, perp (layer-wise reconstruction); none." }, "prune.repair"),
+        (new("--calibration") { Description = $"Text to calibrate (and retrain) on: {Inputs.DataForms}." }, "data.calibration"),
+        (new("--train-data") { Description = "Text to retrain on; default the calibration text." }, "data.train"),
+        (new("--evaluation") { Description = "Text to measure perplexity on, before and after." }, "data.evaluation"),
+        (new("--samples") { Description = "Calibration windows. Default 64." }, "data.samples"),
+        (new("--length") { Description = "Tokens per calibration window. Default the model's context, at most 2048." }, "data.length"),
+        (new("--windows") { Description = "Evaluation windows at most. Default all." }, "data.windows"),
+        (new("--context") { Description = "Tokens per evaluation window. Default the model's context, at most 4096." }, "data.context"),
+        (new("--retrain") { Description = "What retrains the pruned model: perp; none." }, "retrain.method"),
+        (new("--subset") { Description = "What is trained: biases, norms, head, masklora, scalelora, loraprune, full; several apart by commas." }, "retrain.subset"),
+        (new("--steps") { Description = "Retraining steps." }, "retrain.steps"),
+        (new("--rank") { Description = "Rank of adapters." }, "retrain.rank"),
+        (new("--alpha") { Description = "Strength of adapters." }, "retrain.alpha"),
+        (new("--lr") { Description = "Peak learning rate of retraining." }, "retrain.learning_rate"),
+        (new("--batch") { Description = "Sequences per retraining step." }, "retrain.batch"),
+        (new("--train-length") { Description = "Tokens per retraining sequence." }, "retrain.length"),
+        (new("--seed") { Description = "The seed of every random draw. Default 0." }, "seed"),
+        (new("--memory") { Description = "The most memory to plan with, for example 8GB; activations go to a file when they would break it." }, "memory"),
+        (new("--out") { Description = "The output folder." }, "out"),
+    ];
+
+    private readonly Option<string[]> _prompts = new("--prompt") { Description = "A text to continue before and after, for the report; may be given several times." };
+
+    public PruneCommand()
+        : base(
+            "prune",
+            "Prunes a checkpoint by a plan: criterion × pattern × allocator × repair × retraining; writes a checkpoint that other tools load, and a report.",
+            "espalier prune meta-llama/Llama-3.2-1B --sparsity 0.5 --calibration Salesforce/wikitext:wikitext-2-v1:validation --out ./llama-50",
+            "espalier prune MODEL --criterion wanda --sparsity 0.5 --calibration stanfordnlp/imdb:plain_text:train --samples 64 --retrain perp --subset norms,masklora --steps 200 --seed 0 --out DIR",
+            "espalier prune MODEL --criterion sparsegpt --pattern 2:4 --calibration texts.jsonl --memory 8GB --out DIR --dry-run",
+            "espalier prune plan.yaml --seed 1 --out ./again")
+    {
+        Add(_model);
+        foreach ((Option<string?> option, _) in _words)
+        {
+            Add(option);
+        }
+
+        Add(_prompts);
+        Add(_dryRun);
+        Add(_fresh);
+    }
+
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    {
+        string word = parsed.GetRequiredValue(_model);
+        bool isPlan = word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase);
+        PlanDocument document = isPlan ? PlanDocument.Read(word) : PlanDocument.ForModel(word);
+        foreach ((Option<string?> option, string path) in _words)
+        {
+            document.Set(path, parsed.GetValue(option));
+        }
+
+        if (parsed.GetValue(_prompts) is { Length: > 0 } prompts)
+        {
+            document.Set("data.prompts", prompts);
+        }
+
+        if (document.Root.GetValueOrDefault("retrain") is Dictionary<string, object?> retrain && retrain.GetValueOrDefault("method") is null or "none")
+        {
+            EspalierException.Require(!retrain.Keys.Any(k => k != "method"), $"--{retrain.Keys.First(k => k != "method")} belongs to retraining, but no method was named; add --retrain perp.");
+            document.Set("retrain", "none");
+        }
+
+        EspalierException.Require(document.Root.ContainsKey("out"), "The output folder is missing; name it with --out DIR (or `out:` in the plan).");
+        PruneRequest request = PruneRequest.Parse(document.Root);
+        PruningJob job = await Task.Run(() => PruneJobs.Make(request, context.Device, parsed.GetValue(_fresh), context.Progress, cancellation), cancellation).ConfigureAwait(false);
+        PruningPreview preview = Pruner.Preview(job);
+        if (!context.Settings.Json)
+        {
+            PruningText.ShowPreview(context, job, preview);
+        }
+
+        if (parsed.GetValue(_dryRun))
+        {
+            IReadOnlyList<BlockReport> tried = await Pruner.TryAsync(job, context.Progress, cancellation).ConfigureAwait(false);
+            context.Show(new { preview.Prunable, preview.Parameters, preview.PeakBytes, seconds = preview.Time.TotalSeconds, preview.Layers, tried }, () => PruningText.ShowTrial(context, tried));
+            return ExitCode.Success;
+        }
+
+        PruningReport report = await Pruner.RunAsync(job, context.Progress, cancellation).ConfigureAwait(false);
+        PruningText.Save(report);
+        context.Show(report, () => PruningText.ShowReport(context, report));
+        return ExitCode.Success;
+    }
+}
