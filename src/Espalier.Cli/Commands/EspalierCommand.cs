@@ -35,6 +35,10 @@ internal static class CommandList
         new MethodsCommand(),
         new InspectCommand(),
         new GenerateCommand(),
+        new EvalCommand(),
+        new TrainCommand(),
+        new TokenizerCommand(),
+        new DownloadCommand(),
         new VerifyCommand(),
         new DoctorCommand(),
     ];

@@ -30,7 +30,7 @@ internal sealed class GenerateCommand : EspalierCommand
         }
     }
 
-    protected override Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         string prompt = parsed.GetRequiredValue(_prompt);
         var options = new GenerationOptions
@@ -41,8 +41,9 @@ internal sealed class GenerateCommand : EspalierCommand
             TopP = parsed.GetValue(_topP),
             Seed = new Seed(parsed.GetValue(_seed)),
         };
-        (LanguageModel model, Tokenizer tokenizer) = ModelFolder.Load(parsed.GetRequiredValue(_model), context, cancellation);
-        using var owned = model;
+        string folder = await Inputs.ModelAsync(parsed.GetRequiredValue(_model), context, cancellation).ConfigureAwait(false);
+        Tokenizer tokenizer = Tokenizer.Load(folder);
+        using LanguageModel model = Inputs.Load(folder, context);
         IReadOnlyList<int> ids = tokenizer.Encode(prompt);
         IEnumerable<int> made = new TextGenerator(model).Generate(ids, options, cancellation);
 
@@ -90,6 +91,6 @@ internal sealed class GenerateCommand : EspalierCommand
             context.Progress.Say(FormattableString.Invariant($"{tokens} tokens, {tokens / Math.Max(seconds, 1e-9):0.#} tokens/s"));
         }
 
-        return Task.FromResult(ExitCode.Success);
+        return ExitCode.Success;
     }
 }

@@ -27,10 +27,10 @@ internal sealed class InspectCommand : EspalierCommand
 
     private sealed record Row(string Name, string Type, IReadOnlyList<long> Shape, long Parameters, long Bytes, long? Zeros);
 
-    protected override Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         string word = parsed.GetRequiredValue(_model);
-        string path = File.Exists(word) ? word : ModelFolder.Find(word, context.Progress, cancellation);
+        string path = File.Exists(word) ? word : await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
         ModelConfig? config = File.Exists(Path.Combine(path, ModelConfig.FileName)) ? ModelConfig.Load(path) : null;
         using Checkpoint checkpoint = Checkpoint.Open(path);
         var rows = new List<Row>();
@@ -48,7 +48,7 @@ internal sealed class InspectCommand : EspalierCommand
         context.Show(
             new { path, modelType = config?.ModelType, layers = config?.LayerCount, parameters = rows.Sum(r => r.Parameters), bytes = rows.Sum(r => r.Bytes), zeros = rows.Any(r => r.Zeros is null) ? null : rows.Sum(r => r.Zeros), tensors = rows },
             () => Print(context.Console, config, rows));
-        return Task.FromResult(ExitCode.Success);
+        return ExitCode.Success;
     }
 
     private static void Print(IAnsiConsole console, ModelConfig? config, List<Row> rows)

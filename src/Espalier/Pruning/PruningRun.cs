@@ -166,7 +166,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Samples = samples.All,
             Seconds = _seconds,
             PeakMemory = Machine.PeakResidentBytes,
-            DiskBytes = (checkpoint.TotalBytes, output.TotalBytes),
+            DiskBytes = new DiskSize(checkpoint.TotalBytes, output.TotalBytes),
             ReopenedDifference = reopened,
             Warnings = progress.Warnings,
             Machine = Machine.Describe(),

@@ -226,7 +226,8 @@ public sealed class CheckpointTests
 
     private static int Write(string folder, float value, long shardBytes)
     {
-        using var writer = CheckpointWriter.Create(folder, Plan(), shardBytes);
+        // A layer that never fails, and that does not wait for the disk.
+        using var writer = CheckpointWriter.Create(folder, Plan(), shardBytes, new FailingFileLayer(int.MaxValue, FailingFileLayer.DiskFull));
         Fill(writer, value);
         writer.Commit();
         return writer.ShardCount;
