@@ -45,7 +45,7 @@ internal sealed class MethodsCommand : EspalierCommand
         return Task.FromResult(ExitCode.Success);
     }
 
-    private static void PrintList(IAnsiConsole console, IReadOnlyList<CatalogueEntry> found)
+    internal static void PrintList(IAnsiConsole console, IReadOnlyList<CatalogueEntry> found)
     {
         foreach (IGrouping<string, CatalogueEntry> family in found.GroupBy(e => e.Family).OrderBy(g => g.Key, StringComparer.Ordinal))
         {
@@ -70,7 +70,7 @@ internal sealed class MethodsCommand : EspalierCommand
         console.MarkupLine($"{built} ready, {found.Count - built} not yet. [grey]`espalier methods NAME` tells more of one.[/]");
     }
 
-    private static void PrintOne(IAnsiConsole console, CatalogueEntry entry)
+    internal static void PrintOne(IAnsiConsole console, CatalogueEntry entry)
     {
         var grid = new Grid().AddColumn(new GridColumn().NoWrap().Width(10)).AddColumn();
         grid.AddRow("[bold]name[/]", $"[bold]{Markup.Escape(entry.Slug)}[/]");
