@@ -1,3 +1,4 @@
+using Espalier.Models;
 using Espalier.Verification;
 
 namespace Espalier.Tests.Verification;
@@ -18,5 +19,9 @@ public sealed class ParityCasesTests
         report.Lines[0].ShouldBe($"{system}: {report.Results.Count}/{report.Results.Count}");
         report.Passed.ShouldBeTrue();
         report.Results.ShouldAllBe(r => r.LargestError >= 0);
+
+        long before = Parameters.LiveTensors;
+        ParityVerifier.Run(Folder, system);
+        Parameters.LiveTensors.ShouldBe(before);
     }
 }

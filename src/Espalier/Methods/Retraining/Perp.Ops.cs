@@ -86,8 +86,8 @@ public sealed partial class Perp
         string arch = c.Parameter<string>("arch");
         TrainableCounts counts = arch switch
         {
-            "opt" => TrainableCounts.Opt(Size("hidden"), Size("layers"), Size("ffn"), Size("vocab"), Size("positions"), Size("r")),
-            "llama" => TrainableCounts.Llama(Size("hidden"), Size("layers"), Size("ffn"), Size("vocab"), c.Parameter("kv_dim", Size("hidden")), c.Parameter("tied", false), Size("r")),
+            "opt" => TrainableCounts.Opt(Size("hidden"), Size("layers"), Size("ffn"), Size("vocab"), Size("positions"), c.Parameter("r", 16L)),
+            "llama" => TrainableCounts.Llama(Size("hidden"), Size("layers"), Size("ffn"), Size("vocab"), c.Parameter("kv_dim", Size("hidden")), c.Parameter("tied", false), c.Parameter("r", 16L)),
             _ => throw new EspalierException($"'{arch}' is no architecture of perp.trainable_counts; it is opt or llama."),
         };
         return new Dictionary<string, Tensor>

@@ -118,15 +118,15 @@ public sealed partial class Perp : IRetraining, IBlockRepair
     /// <exception cref="EspalierException">When the subset selects nothing of this model, a rank does not fit, or plain LoRA could not be merged.</exception>
     public void Check(ModelConfig config, DecoderBlock block, OutputHead head)
     {
-        TrainableSubset.RequireAny([block, head], this, head.Projection);
         RequireMergeable();
+        TrainableSubset.RequireAny([block, head], this, head.Projection);
     }
 
     /// <inheritdoc/>
     public void Check(DecoderBlock block)
     {
-        TrainableSubset.RequireAny([block], this, head: null);
         RequireMergeable();
+        TrainableSubset.RequireAny([block], this, head: null);
     }
 
     /// <inheritdoc/>
