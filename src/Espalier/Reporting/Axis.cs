@@ -52,13 +52,16 @@ internal sealed class Axis
         return new Axis(low, high, from, to, ticks, logarithmic: false);
     }
 
-    /// <summary>A logarithmic axis; all values are positive.</summary>
+    /// <summary>A logarithmic axis; all values are positive. Its ends and ticks are 1, 2 or 5 times a power of ten.</summary>
     public static Axis Logarithmic(double low, double high, double from, double to)
     {
-        double first = Math.Floor(Math.Log10(low) + 1e-9), last = Math.Max(Math.Ceiling(Math.Log10(high) - 1e-9), first + 1);
-        int every = Math.Max(1, (int)Math.Ceiling((last - first) / 6));
-        double[] ticks = [.. Enumerable.Range(0, (int)(last - first) + 1).Where(i => i % every == 0).Select(i => Math.Pow(10, first + i))];
-        return new Axis(first, last, from, to, ticks, logarithmic: true);
+        double[] steps = [.. Enumerable.Range((int)Math.Floor(Math.Log10(low)), (int)Math.Ceiling(Math.Log10(high)) - (int)Math.Floor(Math.Log10(low)) + 2)
+            .SelectMany(decade => new[] { 1.0, 2, 5 }.Select(digit => digit * Math.Pow(10, decade)))];
+        double first = steps.Last(s => s <= low * (1 + 1e-9)), last = steps.First(s => s >= high * (1 - 1e-9) && s > first);
+        double[] within = [.. steps.Where(s => s >= first && s <= last)];
+        double[] decades = [.. within.Where(s => Math.Abs(Math.Log10(s) - Math.Round(Math.Log10(s))) < 1e-9)];
+        double[] ticks = within.Length <= 7 ? within : [.. decades.Where((_, i) => i % ((decades.Length / 7) + 1) == 0)];
+        return new Axis(Math.Log10(first), Math.Log10(last), from, to, ticks, logarithmic: true);
     }
 
     /// <summary>Where a value lies.</summary>

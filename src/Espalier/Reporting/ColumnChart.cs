@@ -11,7 +11,7 @@ public sealed record ColumnSeries(string Name, IReadOnlyList<double?> Values, To
 /// <summary>Standing columns over many places, such as an error for each block, with one or more series side by side.</summary>
 public sealed class ColumnChart : Chart
 {
-    private const double Left = 56, Right = 8, Top = 12, Bottom = 40, Height = 260;
+    private const double Left = 56, Right = 8, Top = 26, Bottom = 40, Height = 300;
 
     /// <summary>The names of the places, left to right.</summary>
     public required IReadOnlyList<string> Places { get; init; }
@@ -71,7 +71,7 @@ public sealed class ColumnChart : Chart
         }
 
         svg.Text((Left + width - Right) / 2, Height - 4, XLabel, "axis", "middle");
-        svg.Text(Left + 6, Top + 2, YLabel, "axis");
+        svg.Text(2, 11, YLabel, "axis");
         return svg;
     }
 

@@ -14,7 +14,9 @@ public sealed class Figures(params IReadOnlyList<Figure> items) : IReportBlock
     /// <inheritdoc/>
     public void Write(HtmlWriter html)
     {
-        html.Markup("<dl class=\"cards\">");
+        // Whole rows: six cards are two rows of three, never five and one.
+        int columns = items.Count <= 5 ? items.Count : items.Count % 3 == 0 ? 3 : 4;
+        html.Markup($"<dl class=\"cards\" style=\"--n:{columns}\">");
         foreach (Figure figure in items)
         {
             string tone = figure.Tone is { } t ? $" {Svg.ToneClass(t)}" : "";

@@ -70,7 +70,7 @@ public sealed class HeatGrid : Chart
                     string.Create(CultureInfo.InvariantCulture, $"--v:{share:0.###}"), radius: Math.Min(3, cell / 4));
                 if (cell > Svg.TextWidth(Format(value)) + 4)
                 {
-                    svg.Text(x + ((cell - gap) / 2), y + (CellHeight / 2) + 3, Format(value), share > 0.55 ? "inside strong" : "inside", "middle");
+                    svg.Text(x + ((cell - gap) / 2), y + (CellHeight / 2) + 3, Format(value), share > 0.72 ? "inside strong" : share > 0.5 ? "inside mid" : "inside", "middle");
                 }
             }
         }

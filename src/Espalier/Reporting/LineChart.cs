@@ -16,7 +16,7 @@ public sealed record Series(string Name, IReadOnlyList<(double X, double Y)> Poi
 /// <summary>Lines over a common axis, such as a loss over steps; noisy ones are drawn faint with a smoothed line on top.</summary>
 public sealed class LineChart : Chart
 {
-    private const double Left = 52, Right = 16, Top = 12, Bottom = 40, Height = 300;
+    private const double Left = 52, Right = 16, Top = 26, Bottom = 40, Height = 300;
     private const int MostPoints = 500, MostTargets = 60;
 
     /// <summary>The lines.</summary>
@@ -49,7 +49,7 @@ public sealed class LineChart : Chart
     {
         var svg = new Svg(width, Height);
         double lowX = Finite.Min(p => p.X), highX = Finite.Max(p => p.X), lowY = Finite.Min(p => p.Y), highY = Finite.Max(p => p.Y);
-        Axis x = Axis.Exact(lowX, highX, Left, width - Right, width < 500 ? 4 : 8);
+        Axis x = Axis.Exact(lowX, highX, Left, width - Right, width < 500 ? 5 : 8);
         Axis y = Logarithmic ? Axis.Logarithmic(lowY, highY, Height - Bottom, Top) : Axis.Linear(lowY, highY, Height - Bottom, Top);
         Frame(svg, x, y);
         foreach (Series line in Lines)
@@ -60,20 +60,29 @@ public sealed class LineChart : Chart
         return svg;
     }
 
-    /// <summary>An exponential average whose start is not pulled to zero.</summary>
-    internal static IEnumerable<(double X, double Y)> Smooth(IEnumerable<(double X, double Y)> points, double past)
+    /// <summary>
+    /// An exponential average forwards and one backwards, averaged: it does not lag behind a falling loss as one alone
+    /// would, and is not pulled to zero at its ends.
+    /// </summary>
+    internal static IEnumerable<(double X, double Y)> Smooth(IReadOnlyList<(double X, double Y)> points, double past)
+    {
+        double[] forwards = Averages(points.Select(p => p.Y), past), backwards = Averages(points.Reverse().Select(p => p.Y), past);
+        return points.Select((p, i) => (p.X, (forwards[i] + backwards[points.Count - 1 - i]) / 2));
+    }
+
+    private static double[] Averages(IEnumerable<double> values, double past)
     {
         double sum = 0, weight = 0;
-        foreach ((double x, double y) in points)
+        return [.. values.Select(value =>
         {
-            if (double.IsFinite(y))
+            if (double.IsFinite(value))
             {
-                sum = (sum * past) + y;
+                sum = (sum * past) + value;
                 weight = (weight * past) + 1;
             }
 
-            yield return (x, weight > 0 ? sum / weight : y);
-        }
+            return weight > 0 ? sum / weight : double.NaN;
+        })];
     }
 
     private void DrawLine(Svg svg, Series line, Axis x, Axis y)
@@ -116,7 +125,7 @@ public sealed class LineChart : Chart
         }
 
         svg.Text((Left + svg.Width - Right) / 2, Height - 4, XLabel, "axis", "middle");
-        svg.Text(Left + 6, Top + 12, YLabel, "axis");
+        svg.Text(2, 11, YLabel, "axis");
     }
 
     private bool Drawable(double value) => double.IsFinite(value) && (!Logarithmic || value > 0);

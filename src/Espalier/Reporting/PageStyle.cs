@@ -13,13 +13,13 @@ internal static class PageStyle
         :root {
           --paper: #faf8f2; --sheet: #ffffff; --ink: #1c241f; --soft: #5c6860; --rule: #e3dfd2; --well: #f2efe5;
           --leaf: #2f7a4d; --clay: #bf5b36; --slate: #3f6d94; --ochre: #b5851c; --stone: #98a098;
-          --heat0: #eef3e6; --heat1: #1f6a41; --on-heat: #ffffff;
+          --heat0: #eef3e6; --heat1: #1f6a41; --on-heat: #ffffff; --mid-heat: #1c241f;
         }
         @media (prefers-color-scheme: dark) {
           :root {
             --paper: #121714; --sheet: #191f1b; --ink: #e9ece6; --soft: #98a59b; --rule: #2b342e; --well: #20272299;
             --leaf: #6cc08b; --clay: #e58a63; --slate: #7fb0da; --ochre: #dcb356; --stone: #76827a;
-            --heat0: #222b25; --heat1: #79d09a; --on-heat: #0d1410;
+            --heat0: #222b25; --heat1: #79d09a; --on-heat: #0d1410; --mid-heat: #0d1410;
           }
         }
         * { box-sizing: border-box; }
@@ -41,7 +41,7 @@ internal static class PageStyle
         .note { margin: 8px 0 0; color: var(--soft); font-size: 13.5px; max-width: 60em; }
         .leaf { --c: var(--leaf); } .clay { --c: var(--clay); } .slate { --c: var(--slate); } .ochre { --c: var(--ochre); } .stone { --c: var(--stone); }
 
-        .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 1px; margin: 0; background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
+        .cards { display: grid; grid-template-columns: repeat(var(--n), 1fr); gap: 1px; margin: 0; background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
         .card { background: var(--sheet); padding: 18px 20px 16px; }
         .card dt { font-size: 13px; color: var(--soft); }
         .card dd { margin: 0; }
@@ -69,7 +69,7 @@ internal static class PageStyle
         svg .cell { fill: color-mix(in oklab, var(--heat1) calc(var(--v) * 100%), var(--heat0)); }
         svg .cell:hover { stroke: var(--ink); stroke-width: 1.5; }
         svg .cell.none { fill: none; stroke: var(--rule); }
-        svg .inside { font-size: 11px; pointer-events: none; } svg .inside.strong { fill: var(--on-heat); }
+        svg .inside { font-size: 11px; pointer-events: none; } svg .inside.strong { fill: var(--on-heat); } svg .inside.mid { fill: var(--mid-heat); }
         .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 0; padding: 0; list-style: none; font-size: 13px; color: var(--soft); }
         .legend li::before { content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 7px; border-radius: 3px; background: var(--c); }
         .ramp { display: flex; gap: 8px; align-items: center; font-size: 12.5px; color: var(--soft); font-variant-numeric: tabular-nums; }
@@ -111,7 +111,7 @@ internal static class PageStyle
           header { padding-right: 0; } .mark { position: static; width: 64px; height: 48px; margin-bottom: 12px; }
           h1 { font-size: 30px; } .headline { font-size: 18px; } h2 { font-size: 22px; }
           section { margin-top: 40px; }
-          .cards { grid-template-columns: 1fr 1fr; } .card { padding: 14px 14px 12px; } .card .value { font-size: 25px; }
+          .cards { grid-template-columns: 1fr 1fr; } .card:last-child:nth-child(odd) { grid-column: 1 / -1; } .card { padding: 14px 14px 12px; } .card .value { font-size: 25px; }
           .pair { grid-template-columns: minmax(0, 1fr); }
           .chart { padding: 14px 12px 12px; } .chart svg.wide { display: none; } .chart svg.phone { display: block; }
         }

@@ -46,7 +46,7 @@ public sealed class SafeTensorsFileTests
                     (file.Bytes(name).Length % tensor.ElementSize).ShouldBe(0);
                 }
             },
-            iter: 150,
+            iter: 60,
             threads: 1);
     }
 
