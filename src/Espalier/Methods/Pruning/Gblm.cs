@@ -70,6 +70,9 @@ public sealed partial class Gblm : IMaskingCriterion
     public bool UseVariant { get; init; }
 
     /// <inheritdoc/>
+    public bool HasOwnCount => UseVariant;
+
+    /// <inheritdoc/>
     public CalibrationNeeds Needs => Mode is GblmMode.Gradient ? CalibrationNeeds.None : CalibrationNeeds.InputNorms;
 
     /// <inheritdoc/>

@@ -1,6 +1,8 @@
 using CsCheck;
+using Espalier.Catalogue;
 using Espalier.Methods.Pruning;
 using Espalier.Runtime;
+using Espalier.Sparsity;
 using Espalier.Verification;
 using static TorchSharp.torch;
 
@@ -132,6 +134,11 @@ public sealed class EcoflapTests
         Ecoflap.GlobalMask([a, b], 0, 0.8).ShouldAllBe(k => k.all().item<bool>());
         Ecoflap.GlobalSparsityAfterStep(0.5, 3).ShouldBe(0.5, 1e-12);
     }
+
+    [Fact]
+    public void The_word_and_its_options_make_one() =>
+        MethodCatalogue.Default.Create<IAllocator>("ecoflap", new Dictionary<string, object?> { ["max_sparsity"] = "0.8", ["group"] = "layer" })
+            .ShouldBeOfType<Ecoflap>().ShouldSatisfyAllConditions(e => e.MaxSparsity.ShouldBe(0.8), e => e.Group.ShouldBe(EcoflapGroup.Layer));
 
     [Fact]
     public void Bad_input_is_named()

@@ -1,3 +1,4 @@
+using Espalier.Catalogue;
 using Espalier.Methods.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
@@ -92,6 +93,11 @@ public sealed class GblmTests
         G.Count.ShouldBe(14);
         G.Values.ShouldAllBe(g => g.isfinite().all().item<bool>() && g.max().item<float>() > 0);
     }
+
+    [Fact]
+    public void The_word_and_its_options_make_one() =>
+        MethodCatalogue.Default.Create<ICriterion>("gblm", new Dictionary<string, object?> { ["scale"] = 100, ["mode"] = "inverse" })
+            .ShouldBeOfType<Gblm>().ShouldSatisfyAllConditions(g => g.Scale.ShouldBe(100), g => g.Mode.ShouldBe(GblmMode.Inverse));
 
     [Fact]
     public void Bad_input_is_named()

@@ -1,6 +1,8 @@
 using CsCheck;
+using Espalier.Catalogue;
 using Espalier.Methods.Pruning;
 using Espalier.Runtime;
+using Espalier.Sparsity;
 using Espalier.Verification;
 using static TorchSharp.torch;
 
@@ -135,6 +137,11 @@ public sealed class RdPruneTests
         RdPrune.UniformPlusAmounts(W, 0.6)[0].ShouldBe(0);
         RdPrune.LampAmounts([W[0], zeros(4, 4)], 0.5)[1].ShouldBe(0);
     }
+
+    [Fact]
+    public void The_word_and_its_options_make_one() =>
+        MethodCatalogue.Default.Create<IAllocator>("rdprune", new Dictionary<string, object?> { ["max_amount"] = 0.95, ["unit"] = 64 })
+            .ShouldBeOfType<RdPrune>().ShouldSatisfyAllConditions(r => r.MaxAmount.ShouldBe(0.95), r => r.Unit.ShouldBe(64));
 
     [Fact]
     public void Bad_input_is_named()
