@@ -4,7 +4,8 @@ using nietras.SeparatedValues;
 
 namespace Espalier.Data;
 
-/// <summary>A CSV or TSV file (RFC 4180: quotes may hold separators and line breaks). A column counts as numbers when its first value is one.</summary>
+/// <summary>A CSV or TSV file. A column counts as numbers when its first value is one.</summary>
+/// <remarks>In CSV quotes may hold separators and line breaks (RFC 4180); in TSV a quote is a character like any other (IANA's text/tab-separated-values).</remarks>
 public sealed class CsvTable : ITable
 {
     private readonly char separator;
@@ -71,7 +72,7 @@ public sealed class CsvTable : ITable
 
     private IEnumerable<string[]> Rows(bool includeHeader)
     {
-        using SepReader reader = Guard(() => Sep.New(separator).Reader(o => o with { HasHeader = false, Unescape = true }).FromFile(Path));
+        using SepReader reader = Guard(() => Sep.New(separator).Reader(o => o with { HasHeader = false, Unescape = separator != '\t', DisableQuotesParsing = separator == '\t' }).FromFile(Path));
         bool skip = hasHeader && !includeHeader;
         while (Guard(() => reader.MoveNext()))
         {

@@ -145,7 +145,8 @@ public sealed class ParquetTable : ITable
         await group.ReadRawAsync<T>(field, levels.Values, Memory(levels.Definition), Memory(levels.Repetition));
         return levels;
 
-        static Memory<int>? Memory(int[]? array) => array is null ? null : array.AsMemory();
+        // The cast matters: a bare null would become an empty Memory, which is not the same as none.
+        static Memory<int>? Memory(int[]? array) => array is null ? (Memory<int>?)null : array.AsMemory();
     }
 
     private static T Guard<T>(string path, Func<Task<T>> read)

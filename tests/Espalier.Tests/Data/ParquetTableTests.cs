@@ -68,12 +68,12 @@ public sealed class ParquetTableTests
     }
 
     [Fact]
-    public void Lists_of_texts_are_rows()
+    public async Task Lists_of_texts_are_rows()
     {
         using var folder = new TemporaryFolder();
-        using (var stream = File.Create(folder["a.parquet"]))
+        await using (FileStream stream = File.Create(folder["a.parquet"]))
         {
-            Parquet.Serialization.ParquetSerializer.SerializeAsync([new Question { Choices = ["a", "b"] }, new Question { Choices = [] }, new Question { Choices = ["c"] }], stream).Wait();
+            await Parquet.Serialization.ParquetSerializer.SerializeAsync([new Question { Choices = ["a", "b"] }, new Question { Choices = [] }, new Question { Choices = ["c"] }], stream);
         }
 
         ParquetTable table = ParquetTable.Open(folder["a.parquet"]);
