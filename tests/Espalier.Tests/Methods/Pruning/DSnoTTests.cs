@@ -141,7 +141,7 @@ public sealed class DSnoTTests
         (Error(checkedOne) <= Error(free) + 1e-3).all().item<bool>().ShouldBeTrue();
         checkedOne.Keep.sum(1).Equals(start.Keep.sum(1)).ShouldBeTrue();
 
-        Tensor Error(PrunedLayer p) => X.reshape(-1, 32).mm((p.Weight - layer.Weight).t()).pow(2).sum(0);
+        Tensor Error(PrunedLayer p) => X.reshape(-1, 32).mm((p.Weight - layer.Weight).t()).pow(2).sum([0]);
     }
 
     [Theory]
