@@ -45,7 +45,7 @@ public sealed class PerpRecipe : Recipe
     /// <inheritdoc/>
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
-        RecipeText text = RecipeText.For(context, windows: context.Size is RecipeSize.Smoke ? 4 : 64, windowLength: 256);
+        using RecipeText text = RecipeText.For(context, windows: context.Size is RecipeSize.Smoke ? 4 : 64, windowLength: 256);
         int steps = context.Size is RecipeSize.Smoke ? 3 : 60;
         var measured = new List<Measurement>();
         using Checkpoint checkpoint = Checkpoint.Open(text.Folder);

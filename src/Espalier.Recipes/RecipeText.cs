@@ -1,7 +1,6 @@
 using Espalier.Checkpoints;
 using Espalier.Data;
 using Espalier.Runtime;
-using Espalier.Training;
 using static TorchSharp.torch;
 
 namespace Espalier.Recipes;
@@ -11,14 +10,11 @@ namespace Espalier.Recipes;
 /// <param name="Training">Training text as tokens.</param>
 /// <param name="Calibration">Documents to calibrate on.</param>
 /// <param name="Tokenizer">The model's tokeniser.</param>
-/// <param name="EvaluationWindows">Windows of held-out text.</param>
-public sealed record RecipeText(string Folder, int[] Training, TextDataset Calibration, Tokenizer Tokenizer, long[][] EvaluationWindows)
+/// <param name="Windows">Windows of held-out text [windows, length].</param>
+public sealed record RecipeText(string Folder, int[] Training, TextDataset Calibration, Tokenizer Tokenizer, Tensor Windows) : IDisposable
 {
     /// <summary>Documents that are enough for minutes of retraining.</summary>
     private const int TrainingDocuments = 2000;
-
-    /// <summary>The evaluation windows [windows, length] in the caller's scope.</summary>
-    public Tensor Windows => stack([.. EvaluationWindows.Select(w => tensor(w))]);
 
     /// <summary>Finds model and texts.</summary>
     /// <param name="context">Names another model where wanted; that one is measured on IMDb reviews.</param>
@@ -38,11 +34,14 @@ public sealed record RecipeText(string Folder, int[] Training, TextDataset Calib
         new Seed(0).Random("recipe evaluation").Shuffle(unseen);
         return new RecipeText(
             folder,
-            LanguageModelTraining.Join(documents.Take(TrainingDocuments), tokenizer),
+            TokenWindows.FromDocuments(documents.Take(TrainingDocuments), tokenizer),
             TextDataset.FromDocuments(documents, training.Name),
             tokenizer,
-            TextWindows.Consecutive(TextDataset.FromDocuments([.. unseen.Take(TrainingDocuments)], heldOut.Name), tokenizer, windowLength, windows));
+            TokenWindows.NonOverlapping(TokenWindows.FromJoinedText(unseen.Take(TrainingDocuments), tokenizer), windowLength, windows));
     }
+
+    /// <inheritdoc/>
+    public void Dispose() => Windows.Dispose();
 
     private static TextDataset Open(string reference, RecipeContext context) =>
         TextDataset.Open(DataReference.Parse(reference), id => Hub.ResolveDataset(id, context.Progress, cancellation: context.Cancellation));

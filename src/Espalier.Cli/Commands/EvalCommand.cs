@@ -43,7 +43,7 @@ internal sealed class EvalCommand : EspalierCommand
             $"--context {length} is not possible; the model sees from 2 to {config.MaxPositions} tokens.");
         using Checkpoint checkpoint = Checkpoint.Open(folder);
         using var model = new StreamedModel(config, checkpoint);
-        long[][] windows = TextWindows.Consecutive(Inputs.Text(reference, context, cancellation), Tokenizer.Load(folder), length, most);
+        long[][] windows = TokenWindows.ForPerplexity(Inputs.Text(reference, context, cancellation), Tokenizer.Load(folder), length, most);
 
         var clock = Stopwatch.StartNew();
         PerplexityResult result = StreamedPerplexity.Evaluate(model, windows, context.Device, "measuring perplexity", context.Progress, spillFolder: null, cancellation);

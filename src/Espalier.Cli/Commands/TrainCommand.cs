@@ -68,7 +68,7 @@ internal sealed class TrainCommand : EspalierCommand
             : LanguageModel.Random(ModelConfig.Parse(File.ReadAllText(parsed.GetRequiredValue(_config)), parsed.GetRequiredValue(_config)), seed, context.Device);
 
         context.Progress.Say("Reading the training text.");
-        int[] tokens = LanguageModelTraining.Join(parsed.GetRequiredValue(_data).SelectMany(d => Inputs.Text(d, context, cancellation).Documents), tokenizer);
+        int[] tokens = TokenWindows.FromDocuments(parsed.GetRequiredValue(_data).SelectMany(d => Inputs.Text(d, context, cancellation).Documents), tokenizer);
         context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(tokens.Length)} tokens of text.");
         var training = new LanguageModelTraining(options)
         {
@@ -129,7 +129,7 @@ internal sealed class TrainCommand : EspalierCommand
         }
 
         using var scope = NewDisposeScope();
-        long[][] windows = TextWindows.Consecutive(Inputs.Text(reference, context, cancellation), tokenizer, parsed.GetValue(_length), parsed.GetValue(_evalWindows));
+        long[][] windows = TokenWindows.ForPerplexity(Inputs.Text(reference, context, cancellation), tokenizer, parsed.GetValue(_length), parsed.GetValue(_evalWindows));
         return Perplexity.Evaluate(model, stack([.. windows.Select(w => tensor(w))]), progress: context.Progress, cancellation: cancellation);
     }
 

@@ -23,12 +23,12 @@ public sealed class PackedTokens
     /// <param name="length">Tokens per window.</param>
     /// <param name="seed">Decides offsets and order.</param>
     /// <exception cref="EspalierException">When the text is too short for one window at any offset.</exception>
-    public PackedTokens(IReadOnlyList<int> tokens, int batch, int length, Seed seed)
+    public PackedTokens(int[] tokens, int batch, int length, Seed seed)
     {
         EspalierException.Require(batch >= 1 && length >= 2, $"A batch of {batch} windows of {length} tokens is not possible; at least 1 of at least 2.");
-        EspalierException.Require(tokens.Count >= 2L * length,
-            $"The training text has {tokens.Count} tokens, too few for windows of {length} (twice that is needed); give more text or a shorter length.");
-        (_tokens, _batch, _length, _seed) = ([.. tokens], batch, length, seed);
+        EspalierException.Require(tokens.Length >= 2L * length,
+            $"The training text has {tokens.Length} tokens, too few for windows of {length} (twice that is needed); give more text or a shorter length.");
+        (_tokens, _batch, _length, _seed) = (tokens, batch, length, seed);
         _perEpoch = (_tokens.Length - length) / length; // windows that fit whatever the epoch's offset
     }
 

@@ -2,7 +2,6 @@ using Espalier.Checkpoints;
 using Espalier.Data;
 using Espalier.Models;
 using Espalier.Runtime;
-using Espalier.Training;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -35,7 +34,7 @@ public static class PruneJobs
         {
             int length = data.Length ?? Math.Min(config.MaxPositions, LongestCalibration);
             progress.Say($"Reading calibration text {data.Calibration}.");
-            calibration = TextWindows.Random(Open(data.Calibration), tokenizer!, data.Samples, length, plan.Seed, progress);
+            calibration = TokenWindows.ToArrays(CalibrationSampler.Sample(Open(data.Calibration), tokenizer!, data.Samples, length, plan.Seed, progress, cancellation));
             described["calibration"] = $"{data.Calibration}, {Fingerprint.Windows(calibration)} of {length} tokens";
         }
 
@@ -43,7 +42,7 @@ public static class PruneJobs
         {
             int context = data.Context ?? Math.Min(config.MaxPositions, LongestContext);
             progress.Say($"Reading evaluation text {data.Evaluation}.");
-            evaluation = TextWindows.Consecutive(Open(data.Evaluation), tokenizer!, context, data.Windows);
+            evaluation = TokenWindows.ForPerplexity(Open(data.Evaluation), tokenizer!, context, data.Windows);
             described["evaluation"] = $"{data.Evaluation}, {Fingerprint.Windows(evaluation)} of {context} tokens";
         }
 
@@ -63,7 +62,7 @@ public static class PruneJobs
             Evaluation = evaluation,
             RetrainingText = plan.Retraining is null || training is null ? null : (batch, length) =>
             {
-                var text = new PackedTokens(LanguageModelTraining.Join(Open(training).Documents, tokenizer!), batch, length, new Seed(plan.Seed.For("retraining text")));
+                var text = new PackedTokens(TokenWindows.FromDocuments(Open(training).Documents, tokenizer!), batch, length, new Seed(plan.Seed.For("retraining text")));
                 return (step, micro) => text.Batch(step + micro).to(device);
             },
             Prompts = data.Prompts,

@@ -37,10 +37,10 @@ public sealed class LanguageModelTraining(TrainingOptions options)
     /// <param name="masks">Keep masks of pruned weights by name, in stored layout; their zeros stay.</param>
     /// <param name="device">Where the model lives.</param>
     /// <param name="cancellation">Ends the work early, state saved.</param>
-    public TrainingResult Run(LanguageModel model, IReadOnlyList<int> tokens, IReadOnlyDictionary<string, Tensor>? masks, Device device, CancellationToken cancellation)
+    public TrainingResult Run(LanguageModel model, int[] tokens, IReadOnlyDictionary<string, Tensor>? masks, Device device, CancellationToken cancellation)
     {
         EspalierException.Require(Length <= model.Config.MaxPositions, $"Windows of {Length} tokens are longer than the model's context of {model.Config.MaxPositions}.");
-        int largest = tokens.Count == 0 ? 0 : tokens.Max();
+        int largest = tokens.Length == 0 ? 0 : tokens.Max();
         EspalierException.Require(largest < model.Config.VocabSize, $"The text has token id {largest}, but the model's vocabulary ends at {model.Config.VocabSize - 1}; tokeniser and model do not belong together.");
         var text = new PackedTokens(tokens, Batch, Length, Seed);
         var trainable = model.Tensors.ToList();
@@ -51,30 +51,9 @@ public sealed class LanguageModelTraining(TrainingOptions options)
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,
-            Identity = $"batch {Batch}, length {Length}, seed {Seed.Value}, {tokens.Count} tokens",
+            Identity = $"batch {Batch}, length {Length}, seed {Seed.Value}, {tokens.Length} tokens",
         };
         return Resume && StateFolder is not null && TrainingLoop.HasState(StateFolder) ? loop.Resume(cancellation) : loop.Run(cancellation);
-    }
-
-    /// <summary>Documents as one run of tokens, each between the tokeniser's begin and end tokens where it has them.</summary>
-    public static int[] Join(IEnumerable<string> documents, Tokenizer tokenizer)
-    {
-        var all = new List<int>();
-        foreach (string document in documents)
-        {
-            if (tokenizer.BeginId is { } begin)
-            {
-                all.Add(begin);
-            }
-
-            all.AddRange(tokenizer.Encode(document, addSpecialTokens: false));
-            if (tokenizer.EndId is { } end)
-            {
-                all.Add(end);
-            }
-        }
-
-        return [.. all];
     }
 
     /// <summary>Writes a model as a checkpoint folder that other tools load.</summary>
