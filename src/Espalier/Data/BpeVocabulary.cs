@@ -46,7 +46,13 @@ public sealed class BpeVocabulary
             ["padding"] = null,
             ["added_tokens"] = new JsonArray([.. specialTokens.Select((token, id) => new JsonObject
             {
-                ["id"] = id, ["content"] = token, ["single_word"] = false, ["lstrip"] = false, ["rstrip"] = false, ["normalized"] = false, ["special"] = true,
+                ["id"] = id,
+                ["content"] = token,
+                ["single_word"] = false,
+                ["lstrip"] = false,
+                ["rstrip"] = false,
+                ["normalized"] = false,
+                ["special"] = true,
             })]),
             ["normalizer"] = null,
             ["pre_tokenizer"] = ByteLevel(addPrefixSpace: false),
@@ -90,7 +96,10 @@ public sealed class BpeVocabulary
 
     private static JsonObject ByteLevel(bool addPrefixSpace) => new()
     {
-        ["type"] = "ByteLevel", ["add_prefix_space"] = addPrefixSpace, ["trim_offsets"] = true, ["use_regex"] = true,
+        ["type"] = "ByteLevel",
+        ["add_prefix_space"] = addPrefixSpace,
+        ["trim_offsets"] = true,
+        ["use_regex"] = true,
     };
 
     /// <summary>Under a temporary name first, so that a stop half-way leaves no damaged file.</summary>

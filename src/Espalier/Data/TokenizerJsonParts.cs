@@ -1,4 +1,3 @@
-using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using Espalier.Runtime;
@@ -33,16 +32,14 @@ internal sealed class NormalizerReader(string path)
 
                 Regex regex = PreTokenizerReader.Pattern(path, Text(Member(element, "pattern"), "Regex") ?? "");
                 return text => regex.Replace(text, _ => content);
-            case "NFC": return text => text.Normalize(NormalizationForm.FormC);
-            case "NFD": return text => text.Normalize(NormalizationForm.FormD);
-            case "NFKC": return text => text.Normalize(NormalizationForm.FormKC);
-            case "NFKD": return text => text.Normalize(NormalizationForm.FormKD);
+            case "NFC": return CanonicalForms.Compose;
+            case "NFD": return CanonicalForms.Decompose;
             case "Lowercase": return text => text.ToLowerInvariant();
             case "Strip":
                 bool left = Flag(element, "strip_left"), right = Flag(element, "strip_right");
                 return text => left && right ? text.Trim() : left ? text.TrimStart() : right ? text.TrimEnd() : text;
             case var type:
-                throw new EspalierException($"The tokeniser \"{path}\" normalises with \"{type}\", which is not supported; supported are Sequence, Prepend, Replace, NFC, NFD, NFKC, NFKD, Lowercase and Strip.");
+                throw new EspalierException($"The tokeniser \"{path}\" normalises with \"{type}\", which is not supported; supported are Sequence, Prepend, Replace, NFC, NFD, Lowercase and Strip.");
         }
     }
 }
