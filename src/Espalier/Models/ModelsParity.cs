@@ -1,5 +1,3 @@
-using Espalier.Catalogue;
-using Espalier.Verification;
 using static TorchSharp.torch;
 
 namespace Espalier.Models;
@@ -18,11 +16,4 @@ internal static class ModelsParity
         using LanguageModel model = LanguageModel.Load(checkpointFolder);
         return model.Logits(ids);
     }
-
-    // The checkpoint lies relative to the case, so that a folder of cases can be moved as a whole.
-    [ParityOp("models.logits")]
-    internal static IReadOnlyDictionary<string, Tensor> LogitsOp(ParityCase c) => new Dictionary<string, Tensor>
-    {
-        ["logits"] = Logits(Path.Combine(c.Folder, c.Parameter<string>("checkpoint")), c.Input("input_ids")),
-    };
 }

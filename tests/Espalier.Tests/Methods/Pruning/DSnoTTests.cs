@@ -124,7 +124,7 @@ public sealed class DSnoTTests
         repaired.Weight.Equals(layer.Weight.masked_fill(repaired.Keep.logical_not(), 0)).ShouldBeTrue();
         if (word == "2:4")
         {
-            Masks.IsSemiStructured(repaired.Keep, 2, 4).ShouldBeTrue();
+            MaskSelection.IsSemiStructured(repaired.Keep, 2, 4).ShouldBeTrue();
         }
     }
 
@@ -226,8 +226,8 @@ public sealed class DSnoTTests
 
     private static PrunedLayer Start(LayerContext layer, Pattern pattern)
     {
-        Tensor keep = Masks.Choose(new Wanda(), layer, pattern, pattern.Sparsity);
-        return new PrunedLayer(Masks.Apply(layer.Weight, keep), keep);
+        Tensor keep = MaskSelection.Choose(new Wanda(), layer, pattern, pattern.Sparsity);
+        return new PrunedLayer(MaskSelection.Apply(layer.Weight, keep), keep);
     }
 
     private static Tensor Random(int seed, params long[] shape)
