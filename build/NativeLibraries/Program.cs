@@ -2,17 +2,18 @@ using System.Text.Json;
 using Espalier.Build;
 
 // Lays one folder of native libraries that every project of the house runs from:
-//   nativelibraries LIBTORCH_FOLDER TORCHSHARP_FOLDER OUTPUT_FOLDER
+//   nativelibraries LIBTORCH_FOLDER TORCHSHARP_FOLDER TORCHSHARP_DLL OUTPUT_FOLDER
 // libtorch's files are linked (copied where links are not allowed), TorchSharp's own library is copied and,
 // where it asks for a newer libstdc++ than it needs, relieved of that import (see ElfImports).
+// TorchSharp.dll is copied with its scalars kept alive during native calls (see ScalarLifetime).
 // What was done to each file is written to libraries.json, which `espalier doctor` reads.
-if (args.Length != 3)
+if (args.Length != 4)
 {
-    Console.Error.WriteLine("usage: nativelibraries LIBTORCH_FOLDER TORCHSHARP_FOLDER OUTPUT_FOLDER");
+    Console.Error.WriteLine("usage: nativelibraries LIBTORCH_FOLDER TORCHSHARP_FOLDER TORCHSHARP_DLL OUTPUT_FOLDER");
     return 2;
 }
 
-var (libtorch, torchSharp, output) = (args[0], args[1], args[2]);
+var (libtorch, torchSharp, managed, output) = (args[0], args[1], args[2], args[3]);
 string[] unused = ["torch_python", "torchbind_test", "jitbackend_test", "backend_with_compiler", "nnapi_backend", "aoti_custom_ops", "libshm"];
 Directory.CreateDirectory(output);
 foreach (string file in Directory.GetFiles(libtorch).Where(f => !unused.Any(f.Contains)))
@@ -57,6 +58,21 @@ foreach (string file in Directory.GetFiles(torchSharp))
     File.WriteAllBytes(temporary, image);
     File.Move(temporary, target, overwrite: true);
     done.Add(new { file = Path.GetFileName(file), change });
+}
+
+{
+    string target = Path.Combine(output, Path.GetFileName(managed)), temporary = target + ".tmp";
+    bool kept = ScalarLifetime.Write(managed, temporary);
+    File.Move(temporary, target, overwrite: true);
+    done.Add(new
+    {
+        file = Path.GetFileName(managed),
+        change = kept ? "scalars stay alive while native calls use them" : "failed: the type Scalar does not look as expected",
+    });
+    if (!kept)
+    {
+        Console.WriteLine($"warning : {managed} does not look as this step expects; its scalars may be freed while they are in use.");
+    }
 }
 
 // A package's folder ends in NAME/VERSION/runtimes/RID/native.

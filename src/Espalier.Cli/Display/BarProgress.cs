@@ -122,7 +122,7 @@ internal sealed class BarProgress : IProgressSink, IDisposable
     private static string Bar(Work work, string figures, int width)
     {
         string name = work.Name.Length > NameWidth ? work.Name[..(NameWidth - 1)] + "…" : work.Name.PadRight(NameWidth);
-        string tail = $"  {work.Figures()}{figures}{(work.Detail.Length > 0 ? "  " + work.Detail : "")}";
+        string tail = $"  {work.Figures()}{(work.Detail.Length > 0 ? "  " + work.Detail : figures)}";
         int bar = Math.Clamp(width - NameWidth - 1 - tail.Length, 8, BarWidth), room = width - NameWidth - 1 - bar;
         tail = tail.Length > room ? tail[..Math.Max(room - 1, 0)] + "…" : tail;
         int full = work.Share is { } share

@@ -66,8 +66,9 @@ internal sealed class LineProgress(TextWriter error, bool quiet, TimeProvider cl
                 }
 
                 _last = work.Elapsed;
-                string detail = work.Detail.Length > 0 ? $": {work.Detail}" : "";
-                sink.Say($"{work.Name}: {work.Figures()}{sink.Figures()}{detail}");
+                // What the work says of itself goes before figures that it also published.
+                string detail = work.Detail.Length > 0 ? $", {work.Detail}" : sink.Figures();
+                sink.Say($"{work.Name}: {work.Figures()}{detail}");
             }
         }
 

@@ -21,7 +21,7 @@ public sealed class MethodCatalogue
     public MethodCatalogue(IEnumerable<Assembly> assemblies)
     {
         var built = new Dictionary<string, (MethodAttribute Method, Type Type)>(StringComparer.Ordinal);
-        foreach (Type type in assemblies.Distinct().SelectMany(a => a.GetTypes()))
+        foreach (Type type in assemblies.Distinct().SelectMany(TypesOf))
         {
             if (type.GetCustomAttribute<MethodAttribute>() is { } method)
             {
@@ -135,6 +135,19 @@ public sealed class MethodCatalogue
         using JsonDocument list = JsonDocument.Parse(stream);
         return [.. list.RootElement.EnumerateArray().Select(e =>
             (e.GetProperty("slug").GetString()!, e.GetProperty("title").GetString()!, e.GetProperty("family").GetString()!))];
+    }
+
+    /// <summary>The types of an assembly; those whose dependencies a program left out are passed over.</summary>
+    internal static IEnumerable<Type> TypesOf(Assembly assembly)
+    {
+        try
+        {
+            return assembly.GetTypes();
+        }
+        catch (ReflectionTypeLoadException partial)
+        {
+            return partial.Types.OfType<Type>();
+        }
     }
 
     /// <summary>The assemblies of Espalier in this program; recipes may not have been touched yet and are loaded by name.</summary>

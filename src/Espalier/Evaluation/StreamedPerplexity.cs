@@ -49,10 +49,12 @@ public static class StreamedPerplexity
                 hidden.Write(from, block.Forward(hidden.Read(from, Math.Min(atOnce, windows.Length - from))));
             }
 
+            NativeMemory.Trim();
+
             task.Advance();
         }
 
-        var means = new double[windows.Length];
+        var meter = new PerplexityMeter();
         using (var part = NewDisposeScope())
         using (OutputHead head = model.LoadHead(device))
         {
@@ -60,11 +62,11 @@ public static class StreamedPerplexity
             {
                 cancellation.ThrowIfCancellationRequested();
                 using var scope = NewDisposeScope();
-                means[i] = Perplexity.SegmentLoss(head.Forward(hidden.Read(i, 1)), tensor(windows[i], device: device).unsqueeze(0)).item<double>();
+                meter.Add(hidden.Read(i, 1), tensor(windows[i], device: device).unsqueeze(0), head.Forward);
             }
         }
 
         task.Advance();
-        return Perplexity.FromSegmentLosses(means, (long)windows.Length * length);
+        return meter.Result;
     }
 }

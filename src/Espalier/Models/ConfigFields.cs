@@ -114,7 +114,7 @@ public sealed class ConfigFields(JsonObject json, string origin)
             return [];
         }
 
-        IEnumerable<JsonNode?> items = json[name] is JsonArray list ? list : [json[name]];
+        IReadOnlyList<JsonNode?> items = json[name] is JsonArray list ? [.. list] : new JsonNode?[] { json[name] };
         return [.. items.Select(item =>
         {
             EspalierException.Require(item is JsonValue v && v.GetValueKind() is JsonValueKind.Number && TryWhole(v, out _), Wrong(name, "a whole number or a list of them"));

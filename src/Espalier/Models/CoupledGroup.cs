@@ -1,4 +1,5 @@
 using System.Globalization;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Espalier.Models;
@@ -84,6 +85,27 @@ public sealed record CoupledGroup(CoupledKind Kind, string Owner, int Count, IRe
         ArgumentOutOfRangeException.ThrowIfNegative(unit);
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(unit, Count);
         return [.. Patterns.Select(p => p.At(unit))];
+    }
+
+    /// <summary>A tensor without some units; one that the group does not touch comes back as a copy.</summary>
+    /// <param name="name">The tensor's checkpoint name.</param>
+    /// <param name="tensor">Its values, in the stored layout.</param>
+    /// <param name="units">The units to leave out.</param>
+    /// <returns>A new tensor, shorter along the group's axis.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">When there is no such unit.</exception>
+    public Tensor Cut(string name, Tensor tensor, IReadOnlyCollection<int> units)
+    {
+        using var scope = NewDisposeScope();
+        Tensor result = tensor.clone();
+        // All slices of one axis at once: cutting one would move those behind it (GPT-2's queries, keys and values).
+        foreach (IGrouping<int, TensorSlice> axis in units.SelectMany(Slices).Where(s => s.Tensor == name).GroupBy(s => s.Axis))
+        {
+            HashSet<long> gone = [.. axis.SelectMany(s => Enumerable.Range(0, (int)s.Length).Select(i => s.Start + i))];
+            long[] kept = [.. Enumerable.Range(0, (int)result.shape[axis.Key]).Select(i => (long)i).Where(i => !gone.Contains(i))];
+            result = result.index_select(axis.Key, torch.tensor(kept, device: result.device));
+        }
+
+        return result.MoveToOuterDisposeScope();
     }
 
     /// <summary>As in "neuron 17: gate_proj.weight rows 17, up_proj.weight rows 17, down_proj.weight columns 17".</summary>

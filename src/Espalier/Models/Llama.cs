@@ -53,14 +53,16 @@ internal class Llama : Architecture
         int headDim = fields.Optional("head_dim") ?? defaultHeadDim ?? EvenHeadDim(fields, hidden, heads);
         int maxPositions = fields.Positive("max_position_embeddings");
         EspalierException.Require(headDim % 2 == 0, $"{fields.Origin}: a head width of {headDim} cannot carry rotary positions, which turn pairs; it must be even.");
-        var config = new ModelConfig
+        // An absent number takes the family's default where that fits; an explicit null means no grouping.
+        int standIn = defaultKeyValueHeads is { } usual && !fields.Mentions("num_key_value_heads") && heads % usual == 0 ? usual : heads;
+        return new ModelConfig
         {
             ModelType = fields.Text("model_type", ""),
             HiddenSize = hidden,
             IntermediateSize = fields.Positive("intermediate_size"),
             LayerCount = fields.Positive("num_hidden_layers"),
             HeadCount = heads,
-            KeyValueHeadCount = fields.Has("num_key_value_heads") ? fields.Positive("num_key_value_heads") : defaultKeyValueHeads ?? heads,
+            KeyValueHeadCount = fields.PositiveOr(standIn, "num_key_value_heads"),
             HeadDim = headDim,
             VocabSize = fields.Positive("vocab_size"),
             MaxPositions = maxPositions,
@@ -74,7 +76,6 @@ internal class Llama : Architecture
             TensorPrefix = "model.",
             Fields = fields,
         };
-        return config;
     }
 }
 

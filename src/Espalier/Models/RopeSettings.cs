@@ -19,10 +19,10 @@ public sealed record RopeSettings(double Theta, RopeScaling Scaling, double Fact
     /// <exception cref="EspalierException">For scalings that are not supported, and faulty fields.</exception>
     internal static RopeSettings Read(ConfigFields fields, int maxPositions, string thetaName = "rope_theta", double defaultTheta = 10000)
     {
-        ConfigFields? parameters = fields.Section("rope_parameters");
-        ConfigFields? scaling = parameters ?? fields.Section("rope_scaling");
+        ConfigFields? scaling = fields.Section("rope_scaling") ?? fields.Section("rope_parameters");
         double theta = fields.Number(thetaName, defaultTheta);
-        theta = parameters?.Number("rope_theta", theta) ?? theta;
+        theta = fields.Section("rope_parameters")?.Number("rope_theta", theta) ?? theta;
+        theta = scaling?.Number("rope_theta", theta) ?? theta;
         // Configurations before 2024 say "type" where later ones say "rope_type".
         string type = scaling?.Text("rope_type", scaling.Text("type", "default")) ?? "default";
         switch (type)

@@ -54,6 +54,7 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint 
                 Prune(i, hidden, targets, decided, cancellation);
             }
 
+            NativeMemory.Trim();
             task.Advance();
         }
     }
@@ -73,8 +74,7 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint 
         using var scope = NewDisposeScope();
         using DecoderBlock block = model.LoadBlock(index, job.Device);
         (BlockReport report, BlockMasks masks) = PruneLoaded(block, hidden, targets, decided, cancellation);
-        var stored = block.Tensors.Select(t => (t.Name, (Tensor)t.Value.detach().to(StoredType(t.Name)).to(CPU))).ToList();
-        journal.Write(index, stored, masks.Final, masks.First, report);
+        journal.Write(index, [.. block.Tensors.Select(t => (t.Name, (Tensor)t.Value))], block.Tensors.ToDictionary(t => t.Name, t => StoredType(t.Name)), masks.Final, masks.First, report);
         foreach (LayerReport layer in report.Layers)
         {
             progress.Report($"sparsity/{layer.Name}", index, layer.Achieved);

@@ -110,9 +110,9 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
     // Asked and achieved are compared in units: one weight per group that is ranked on its own.
     private void CheckAchieved(LayerContext context, Tensor keep, double sparsity)
     {
-        if (decided is not null)
+        if (decided is not null || plan.Criterion is IMaskingCriterion { HasOwnCount: true })
         {
-            return; // the ranking over the model is exact as a whole and free within a layer
+            return; // the ranking over the model is exact as a whole and free within a layer; a rule of its own counts in its own way
         }
 
         long rows = context.Weight.shape[0], columns = context.Weight.shape[1];
@@ -153,13 +153,13 @@ public sealed class BlockMasks
             First[context.Name] = criterion;
         }
 
-        double? maskedError = Error(context, context.Weight.masked_fill(first.logical_not(), 0));
-        double? repairedError = Error(context, final.Weight);
+        double? repairedError = Error(context, () => final.Weight);
+        double? maskedError = Error(context, () => context.Weight.masked_fill(first.logical_not(), 0));
         Layers.Add(new LayerReport(context.Name, mask.Rows, mask.Columns, asked, mask.Sparsity, maskedError, repairedError));
     }
 
     // ‖X(W−W′)ᵀ‖² / ‖XWᵀ‖² = tr(Δ H Δᵀ) / tr(W H Wᵀ)
-    private static double? Error(LayerContext context, Tensor changed)
+    private static double? Error(LayerContext context, Func<Tensor> changed)
     {
         if (context.Hessian is null)
         {
@@ -167,9 +167,13 @@ public sealed class BlockMasks
         }
 
         using var scope = NewDisposeScope();
-        Tensor delta = context.Weight - changed;
-        double lost = (delta.mm(context.Hessian) * delta).sum(ScalarType.Float64).item<double>();
-        double whole = (context.Weight.mm(context.Hessian) * context.Weight).sum(ScalarType.Float64).item<double>();
+        double lost = Energy(context.Weight - changed(), context.Hessian), whole = Energy(context.Weight, context.Hessian);
         return whole <= 0 ? 0 : Math.Max(0, lost / whole);
+
+        static double Energy(Tensor delta, Tensor hessian)
+        {
+            using var scope = NewDisposeScope();
+            return delta.mm(hessian).mul_(delta).sum(ScalarType.Float64).item<double>();
+        }
     }
 }

@@ -1,4 +1,5 @@
 using Espalier.Models;
+using Espalier.Runtime;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -24,6 +25,8 @@ internal static class Calibration
             Tensor ids = tensor(job.Calibration[i], device: job.Device).unsqueeze(0); // [1, tokens]
             hidden.Write(i, embedding.Forward(ids, 0));
         }
+
+        NativeMemory.Trim();
 
         return hidden;
     }

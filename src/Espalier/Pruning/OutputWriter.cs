@@ -9,16 +9,9 @@ namespace Espalier.Pruning;
 /// <summary>Writes the finished checkpoint so that other tools load it, and opens it again to see that it is what was meant.</summary>
 internal static class OutputWriter
 {
-    /// <summary>Files that belong to a model beside its weights; everything else of the source folder stays behind.</summary>
-    private static readonly string[] Companions =
-    [
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-        "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "LICENSE", "LICENSE.txt",
-    ];
-
     /// <summary>Writes every tensor in the element type and order of the source checkpoint, the masks, and the model's other files.</summary>
     public static void Write(
-        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, IReadOnlyDictionary<string, SparsityMask> masks, IProgressSink progress, CancellationToken cancellation)
+        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, PrunedSource pruned, IProgressSink progress, CancellationToken cancellation)
     {
         TensorInfo[] plan = [.. checkpoint.Names.Select(checkpoint.Info)];
         using IProgressTask task = progress.Begin("writing", plan.Sum(t => t.ByteCount), "B");
@@ -33,14 +26,9 @@ internal static class OutputWriter
                 task.Advance(info.ByteCount);
             }
 
-            foreach (string name in Companions.Where(n => File.Exists(Path.Combine(job.Folder, n))))
-            {
-                byte[] content = File.ReadAllBytes(Path.Combine(job.Folder, name));
-                AtomicFile.Write(Path.Combine(job.Out, name), stream => stream.Write(content));
-            }
-
+            CompanionFiles.Copy(CompanionFiles.All, job.Folder, job.Out);
             writer.Commit();
-            SparsityMasks.Save(job.Out, masks);
+            SparsityMasks.Save(job.Out, pruned.Names, pruned.Mask);
         }
     }
 
@@ -49,6 +37,7 @@ internal static class OutputWriter
     /// <exception cref="EspalierException">When they differ by more than rounding.</exception>
     public static double CompareReopened(PruningJob job, ModelConfig config, ITensorSource tensors)
     {
+        NativeMemory.Trim();
         int length = Math.Min(16, config.MaxPositions);
         long[] ids = [.. Enumerable.Range(0, length).Select(i => (long)(i * 7919 % config.VocabSize))];
         using var scope = NewDisposeScope();
@@ -75,6 +64,7 @@ internal static class OutputWriter
             using var inner = NewDisposeScope();
             using DecoderBlock block = model.LoadBlock(i, device);
             hidden = block.Forward(hidden).MoveToOuterDisposeScope();
+            NativeMemory.Trim();
         }
 
         using OutputHead head = model.LoadHead(device);

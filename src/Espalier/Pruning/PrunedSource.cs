@@ -11,7 +11,7 @@ internal sealed class PrunedSource
 {
     private readonly Checkpoint _checkpoint;
     private readonly PruningJournal _journal;
-    private readonly Dictionary<string, (SparsityMask First, SparsityMask Final, WeightLayout Layout)> _masks = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (int Block, WeightLayout Layout)> _weights = new(StringComparer.Ordinal);
     private readonly int _blocks;
 
     public PrunedSource(Checkpoint checkpoint, ModelConfig config, PruningJournal journal)
@@ -21,25 +21,29 @@ internal sealed class PrunedSource
         {
             using var scope = NewDisposeScope();
             using DecoderBlock block = Architecture.For(config).CreateBlock(config, i, Placement.Meta);
-            var layouts = block.Linears.ToDictionary(l => l.Name, l => l.Linear.Layout, StringComparer.Ordinal);
-            IReadOnlyDictionary<string, SparsityMask> first = journal.FirstMasks(i);
-            foreach ((string name, SparsityMask final) in journal.Masks(i))
+            foreach (BlockLinear linear in block.Linears)
             {
-                _masks[name] = (first[name], final, layouts[name]);
+                _weights[linear.Name] = (i, linear.Linear.Layout);
             }
         }
     }
 
-    /// <summary>The final masks by weight name, [out, in].</summary>
-    public IReadOnlyDictionary<string, SparsityMask> Masks => _masks.ToDictionary(m => m.Key, m => m.Value.Final, StringComparer.Ordinal);
+    /// <summary>The names of the pruned weights in order.</summary>
+    public IReadOnlyCollection<string> Names => _weights.Keys;
+
+    /// <summary>The final mask of a weight, [out, in], read from the journal: all of them together take an eighth of a byte per weight, which a large model does not spend at once.</summary>
+    public SparsityMask Mask(string name) => _journal.Mask(_weights[name].Block, name);
+
+    /// <summary>All final masks, for a model that is in memory anyway.</summary>
+    public IReadOnlyDictionary<string, SparsityMask> AllMasks() => _weights.Keys.ToDictionary(n => n, Mask, StringComparer.Ordinal);
 
     /// <summary>The dense weights under the criterion's masks: what pruning alone leaves.</summary>
     public OverlaySource MaskedOnly()
     {
         var source = new OverlaySource(_checkpoint);
-        foreach ((string name, (SparsityMask first, _, WeightLayout layout)) in _masks)
+        foreach ((string name, (int block, WeightLayout layout)) in _weights)
         {
-            source.Change(name, weight => weight.masked_fill(Oriented(first, layout).logical_not(), 0));
+            source.Change(name, weight => weight.masked_fill(Oriented(_journal.FirstMask(block, name), layout).logical_not(), 0));
         }
 
         return source;
@@ -92,7 +96,7 @@ internal sealed class PrunedSource
         foreach (BlockLinear linear in model.Blocks.SelectMany(b => b.Linears))
         {
             using var scope = NewDisposeScope();
-            long revived = _masks[linear.Name].Final.Revived(linear.Linear.Matrix.detach());
+            long revived = Mask(linear.Name).Revived(linear.Linear.Matrix.detach());
             EspalierException.Require(revived == 0, $"Retraining revived {revived} pruned weights of {linear.Name}; nothing was written. This is a fault, please report it.");
         }
     }

@@ -50,8 +50,8 @@ public sealed record PruningJob
     public string? PlanYaml { get; init; }
 
     /// <summary>Calibration sequences that go through a block at once.</summary>
-    /// <remarks>At least one, and as many as make up 2,048 tokens: enough to keep the matrix products busy.</remarks>
-    public int SequencesAtOnce => Calibration.Length == 0 ? 1 : Math.Max(1, 2048 / Calibration[0].Length);
+    /// <remarks>At least one, and as many as make up 512 tokens: enough to keep the matrix products busy, and little beside a block's weights.</remarks>
+    public int SequencesAtOnce => Calibration.Length == 0 ? 1 : Math.Max(1, 512 / Calibration[0].Length);
 
     /// <summary>The seed of the plan.</summary>
     public Seed Seed => Plan.Seed;

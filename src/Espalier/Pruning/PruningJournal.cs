@@ -73,13 +73,15 @@ public sealed class PruningJournal : IDisposable
 
     /// <summary>Makes a finished block durable.</summary>
     /// <param name="block">Its number.</param>
-    /// <param name="tensors">Its changed tensors as they will be stored, by checkpoint name.</param>
+    /// <param name="tensors">Its tensors by checkpoint name.</param>
+    /// <param name="stored">The element types they are stored in.</param>
     /// <param name="masks">Its masks by weight name.</param>
     /// <param name="firstMasks">The criterion's masks where a repair changed them.</param>
     /// <param name="report">What happened to it.</param>
     public void Write(
         int block,
         IReadOnlyList<(string Name, Tensor Value)> tensors,
+        IReadOnlyDictionary<string, ScalarType> stored,
         IReadOnlyDictionary<string, SparsityMask> masks,
         IReadOnlyDictionary<string, SparsityMask> firstMasks,
         BlockReport report)
@@ -89,7 +91,15 @@ public sealed class PruningJournal : IDisposable
         var metadata = new Dictionary<string, string> { [ReportKey] = JsonSerializer.Serialize(report) };
         SparsityMasks.Append(MaskPrefix, masks, all, metadata);
         SparsityMasks.Append(FirstMaskPrefix, firstMasks, all, metadata);
-        SafeTensorsFile.Save(PathOf(block), all, metadata);
+        // One tensor at a time is turned into its stored type.
+        TensorInfo[] plan = [.. all.Select(t => ElementTypes.Plan(t.Item1, stored.GetValueOrDefault(t.Item1, t.Item2.dtype), t.Item2.shape))];
+        using var writer = SafeTensorsWriter.Create(PathOf(block), plan, metadata);
+        foreach ((string name, Tensor value) in all)
+        {
+            writer.Write(name, value);
+        }
+
+        writer.Commit();
     }
 
     /// <summary>What happened to a finished block.</summary>
@@ -97,20 +107,12 @@ public sealed class PruningJournal : IDisposable
         JsonSerializer.Deserialize<BlockReport>(Opened(block).Metadata[ReportKey])
         ?? throw new EspalierException($"The journal file {PathOf(block)} is damaged; delete it and run again.");
 
-    /// <summary>The final masks of a finished block.</summary>
-    public IReadOnlyDictionary<string, SparsityMask> Masks(int block) => SparsityMasks.Read(MaskPrefix, Opened(block));
+    /// <summary>The final mask of one weight of a finished block.</summary>
+    public SparsityMask Mask(int block, string name) => SparsityMasks.Read(Opened(block), MaskPrefix + name);
 
-    /// <summary>The criterion's masks of a finished block, before any repair moved a zero.</summary>
-    public IReadOnlyDictionary<string, SparsityMask> FirstMasks(int block)
-    {
-        var masks = new Dictionary<string, SparsityMask>(Masks(block));
-        foreach ((string name, SparsityMask mask) in SparsityMasks.Read(FirstMaskPrefix, Opened(block)))
-        {
-            masks[name] = mask;
-        }
-
-        return masks;
-    }
+    /// <summary>The criterion's mask of one weight of a finished block, before any repair moved a zero.</summary>
+    public SparsityMask FirstMask(int block, string name) =>
+        Opened(block).Contains(FirstMaskPrefix + name) ? SparsityMasks.Read(Opened(block), FirstMaskPrefix + name) : Mask(block, name);
 
     /// <summary>The tensors of a finished block, as stored.</summary>
     public ITensorSource Tensors(int block) => Opened(block);

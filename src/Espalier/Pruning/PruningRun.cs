@@ -10,6 +10,9 @@ namespace Espalier.Pruning;
 /// <summary>One run of a job, phase by phase: plan, dense quality, blocks, retraining, output, quality, report.</summary>
 internal sealed class PruningRun(PruningJob job, IProgressSink sink, CancellationToken cancellation)
 {
+    /// <summary>From this many parameters on memory is worth more than the time that returning it costs.</summary>
+    private const long LargeModel = 200_000_000;
+
     private readonly Dictionary<string, double> _seconds = [];
     private readonly WarningLog progress = new(sink);
 
@@ -33,6 +36,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
         ModelConfig config = model.Config;
         PruningPreview preview = Pruner.Plan(job, model);
+        using IDisposable? frugal = preview.Parameters > LargeModel ? NativeMemory.ReturnLargeTensors() : null;
         CheckRetraining(config);
         using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
         string? spill = preview.Spills ? journal.Folder : null;
@@ -57,7 +61,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         string finalStage = job.Plan.Retraining is not null ? "retrained" : changedByRepair ? "repaired" : "pruned";
         if (job.Plan.Retraining is null)
         {
-            Timed("writing", () => OutputWriter.Write(job, checkpoint, result, pruned.Masks, progress, cancellation));
+            Timed("writing", () => OutputWriter.Write(job, checkpoint, result, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, config, result);
         }
         else
@@ -73,7 +77,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             retraining = Timed("retraining", () => Retrain(whole, pruned, journal));
             pruned.CheckZeros(whole);
             OverlaySource trained = pruned.Trained(whole);
-            Timed("writing", () => OutputWriter.Write(job, checkpoint, trained, pruned.Masks, progress, cancellation));
+            Timed("writing", () => OutputWriter.Write(job, checkpoint, trained, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, config, trained);
         }
 
@@ -84,7 +88,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         }
 
         samples.Continue(finalStage, output, cancellation);
-        PruningReport report = Assemble(checkpoint, output, config, preview, journal, pruned, quality, retraining, samples, reopened);
+        PruningReport report = Assemble(checkpoint, output, config, preview, journal, quality, retraining, samples, reopened);
         journal.Remove();
         return report;
     }
@@ -95,7 +99,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         return retraining.Retrain(new RetrainingContext
         {
             Model = whole,
-            Masks = pruned.Masks,
+            Masks = pruned.AllMasks(),
             Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
             Seed = job.Seed,
             StateFolder = Path.Combine(journal.Folder, "retraining"),
@@ -107,6 +111,9 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     // Refused before any work: subsets that select nothing, ranks that do not fit, lengths beyond the context.
     private void CheckRetraining(ModelConfig config)
     {
+        Architecture architecture = Architecture.For(config);
+        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
+        job.Plan.Reconstruction?.Check(block);
         if (job.Plan.Retraining is not { } retraining)
         {
             return;
@@ -114,9 +121,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
 
         EspalierException.Require(LengthOf(retraining, config) <= config.MaxPositions,
             $"Retraining on {retraining.Length} tokens at once is more than the model's context of {config.MaxPositions}.");
-        Architecture architecture = Architecture.For(config);
         using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
-        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
         using OutputHead head = architecture.CreateHead(config, embedding, Placement.Meta);
         retraining.Check(config, block, head);
     }
@@ -138,8 +143,10 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     }
 
     private PruningReport Assemble(
-        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, PruningJournal journal, PrunedSource pruned,
-        List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened) => new()
+        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, PruningJournal journal, List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened)
+    {
+        BlockReport[] blocks = [.. Enumerable.Range(0, config.LayerCount).Select(journal.Report)];
+        return new PruningReport
         {
             Model = job.Model,
             ModelType = config.ModelType,
@@ -151,19 +158,20 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             WonBack = WonBack(quality),
             Parameters = preview.Parameters,
             Prunable = preview.Prunable,
-            Pruned = pruned.Masks.Values.Sum(m => m.Count - m.Kept),
+            Pruned = blocks.SelectMany(b => b.Layers).Sum(l => l.Removed),
             Trained = retraining?.Trained,
             TrainedGroups = retraining?.Groups,
             Losses = retraining?.Losses ?? [],
-            Blocks = [.. Enumerable.Range(0, config.LayerCount).Select(journal.Report)],
+            Blocks = blocks,
             Samples = samples.All,
             Seconds = _seconds,
             PeakMemory = Machine.PeakResidentBytes,
-            DiskBytes = (checkpoint.TotalBytes, output.TotalBytes),
+            DiskBytes = new DiskSize(checkpoint.TotalBytes, output.TotalBytes),
             ReopenedDifference = reopened,
             Warnings = progress.Warnings,
             Machine = Machine.Describe(),
         };
+    }
 
     // The share of the log-perplexity lost to pruning that came back: (ln pruned − ln final) / (ln pruned − ln dense).
     private static double? WonBack(List<StageQuality> quality)

@@ -63,12 +63,16 @@ public interface ICriterion
 /// <summary>A criterion that also has a rule of its own for turning scores into a mask (Wanda's variant, magnitude's published threshold).</summary>
 public interface IMaskingCriterion : ICriterion
 {
+    /// <summary>Whether that rule is switched on and removes another number of weights than floor(n·sparsity).</summary>
+    bool HasOwnCount { get; }
+
     /// <summary>The mask by the criterion's own rule, or null where the shared exact selection applies.</summary>
     /// <param name="layer">The dense layer.</param>
     /// <param name="pattern">What may be removed.</param>
+    /// <param name="scope">Which weights the plan ranks together; never the default.</param>
     /// <param name="sparsity">The share of this layer to remove.</param>
     /// <returns>[out, in], bool: true stays.</returns>
-    Tensor? Keep(LayerContext layer, Pattern pattern, double sparsity);
+    Tensor? Keep(LayerContext layer, Pattern pattern, Scope scope, double sparsity);
 }
 
 /// <summary>Changes kept weights (or, within the same sparsity, the mask) of one layer without gradients, after the mask is known.</summary>

@@ -15,6 +15,7 @@ public sealed class LayerStatistics : IDisposable
     private Tensor? _squares;   // Σ x² [in], float64
     private Tensor? _sums;      // Σ x [in], float64
     private Tensor? _gram;      // Σ x xᵀ [in, in], float32
+    private bool _scaled;
     private long _sequences;
     private long _tokens;
 
@@ -49,6 +50,7 @@ public sealed class LayerStatistics : IDisposable
     /// <exception cref="EspalierException">When an input is not finite.</exception>
     public void Observe(Tensor x)
     {
+        EspalierException.Require(!_scaled, "The statistics of a layer were already read; sequences cannot be added any more.");
         using var scope = NewDisposeScope();
         using var _ = no_grad();
         _sequences += x.dim() == 2 ? 1 : x.shape[0];
@@ -62,7 +64,7 @@ public sealed class LayerStatistics : IDisposable
         _gram?.addmm_(rows.t(), rows);
     }
 
-    /// <summary>Hands the collected figures to the parts of a plan; the tensors live in the caller's scope.</summary>
+    /// <summary>Hands the collected figures to the parts of a plan. The Hessian lives as long as these statistics; the rest in the caller's scope.</summary>
     /// <param name="name">The weight's name.</param>
     /// <param name="weight">The dense weight [out, in], float32.</param>
     /// <exception cref="EspalierException">When no sequence was seen though figures were asked for.</exception>
@@ -77,10 +79,22 @@ public sealed class LayerStatistics : IDisposable
             Name = name,
             Weight = weight,
             InputNorms = _needs.HasFlag(CalibrationNeeds.InputNorms) ? (_squares! / _sequences).to(ScalarType.Float32).MoveToOuterDisposeScope() : null,
-            Hessian = _gram is null ? null : (_gram * (2.0 / _sequences)).MoveToOuterDisposeScope(),
+            Hessian = Hessian(),
             InputMean = mean?.to(ScalarType.Float32).MoveToOuterDisposeScope(),
             InputVariance = variance?.to(ScalarType.Float32).MoveToOuterDisposeScope(),
         };
+    }
+
+    // Scaled in place on first use: a second matrix of in² would be the largest thing in memory.
+    private Tensor? Hessian()
+    {
+        if (_gram is not null && !_scaled)
+        {
+            _gram.mul_(2.0 / _sequences);
+            _scaled = true;
+        }
+
+        return _gram;
     }
 
     /// <inheritdoc/>

@@ -11,14 +11,28 @@ public static class SparsityMasks
     /// <summary>The file that lies beside a pruned checkpoint's weights; loaders of other tools ignore it.</summary>
     public const string FileName = "sparsity.safetensors";
 
-    /// <summary>Writes the masks of a checkpoint folder.</summary>
-    public static void Save(string folder, IReadOnlyDictionary<string, SparsityMask> masks)
+    /// <summary>Writes the masks of a checkpoint folder, one after the other.</summary>
+    /// <param name="folder">The folder.</param>
+    /// <param name="names">The weights.</param>
+    /// <param name="mask">Answers the mask of a weight; asked twice for each, so that never more than one is held.</param>
+    public static void Save(string folder, IReadOnlyCollection<string> names, Func<string, SparsityMask> mask)
     {
-        using var scope = NewDisposeScope();
-        var tensors = new List<(string, Tensor)>();
+        var plan = new List<TensorInfo>();
         var metadata = new Dictionary<string, string> { ["format"] = "espalier-masks-1" };
-        Append(string.Empty, masks, tensors, metadata);
-        SafeTensorsFile.Save(Path.Combine(folder, FileName), tensors, metadata);
+        foreach (string name in names)
+        {
+            SparsityMask one = mask(name);
+            plan.Add(ElementTypes.Plan(name, ScalarType.Byte, one.Bits.Length));
+            metadata[name] = Shape(one);
+        }
+
+        using var writer = SafeTensorsWriter.Create(Path.Combine(folder, FileName), plan, metadata);
+        foreach (string name in names)
+        {
+            writer.WriteBytes(name, mask(name).Bits);
+        }
+
+        writer.Commit();
     }
 
     /// <summary>Reads the masks of a checkpoint folder; empty where it was never pruned.</summary>
@@ -32,7 +46,7 @@ public static class SparsityMasks
         }
 
         using SafeTensorsFile file = SafeTensorsFile.Open(path);
-        return Read(string.Empty, file);
+        return file.Names.ToDictionary(n => n, n => Read(file, n), StringComparer.Ordinal);
     }
 
     internal static void Append(
@@ -41,28 +55,21 @@ public static class SparsityMasks
         foreach ((string name, SparsityMask mask) in masks)
         {
             tensors.Add((prefix + name, tensor(mask.Bits.ToArray())));
-            metadata[prefix + name] = string.Create(CultureInfo.InvariantCulture, $"{mask.Rows}x{mask.Columns}");
+            metadata[prefix + name] = Shape(mask);
         }
     }
 
-    internal static Dictionary<string, SparsityMask> Read(string prefix, SafeTensorsFile file)
+    internal static SparsityMask Read(SafeTensorsFile file, string name)
     {
-        var masks = new Dictionary<string, SparsityMask>(StringComparer.Ordinal);
-        foreach (string name in file.Names)
-        {
-            if (!name.StartsWith(prefix, StringComparison.Ordinal) || !file.Metadata.TryGetValue(name, out string? shape))
-            {
-                continue;
-            }
-
-            string[] sides = shape.Split('x');
-            EspalierException.Require(
-                sides.Length == 2 && long.TryParse(sides[0], CultureInfo.InvariantCulture, out _) && long.TryParse(sides[1], CultureInfo.InvariantCulture, out _),
-                $"The mask of {name} has no readable shape ('{shape}'); the file is damaged.");
-            masks[name[prefix.Length..]] = SparsityMask.FromBits(
-                file.Bytes(name), long.Parse(sides[0], CultureInfo.InvariantCulture), long.Parse(sides[1], CultureInfo.InvariantCulture));
-        }
-
-        return masks;
+        string shape = file.Metadata.GetValueOrDefault(name, "none");
+        string[] sides = shape.Split('x');
+        EspalierException.Require(
+            sides.Length == 2 && long.TryParse(sides[0], CultureInfo.InvariantCulture, out _) && long.TryParse(sides[1], CultureInfo.InvariantCulture, out _),
+            $"The mask of {name} in {file.Path} has no readable shape ('{shape}'); the file is damaged.");
+        var bits = new byte[file.Info(name).ByteCount];
+        file.ReadBytes(name, 0, bits);
+        return SparsityMask.FromBits(bits, long.Parse(sides[0], CultureInfo.InvariantCulture), long.Parse(sides[1], CultureInfo.InvariantCulture));
     }
+
+    private static string Shape(SparsityMask mask) => string.Create(CultureInfo.InvariantCulture, $"{mask.Rows}x{mask.Columns}");
 }

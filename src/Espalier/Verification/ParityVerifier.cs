@@ -138,7 +138,7 @@ public static class ParityVerifier
     private static Dictionary<string, Func<ParityCase, IReadOnlyDictionary<string, Tensor>>> FindOps()
     {
         var ops = new Dictionary<string, Func<ParityCase, IReadOnlyDictionary<string, Tensor>>>(StringComparer.Ordinal);
-        foreach (MethodInfo method in MethodCatalogue.OwnAssemblies().SelectMany(a => a.GetTypes())
+        foreach (MethodInfo method in MethodCatalogue.OwnAssemblies().SelectMany(MethodCatalogue.TypesOf)
             .SelectMany(t => t.GetMethods(BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.DeclaredOnly)))
         {
             foreach (ParityOpAttribute op in method.GetCustomAttributes<ParityOpAttribute>())

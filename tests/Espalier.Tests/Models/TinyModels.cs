@@ -23,14 +23,14 @@ internal static class TinyModels
         {
             "opt" => new JsonObject { ["hidden_size"] = 24, ["ffn_dim"] = 40, ["num_hidden_layers"] = 2, ["num_attention_heads"] = 4, ["max_position_embeddings"] = 32 },
             "gpt2" => new JsonObject { ["n_embd"] = 24, ["n_inner"] = 40, ["n_layer"] = 2, ["n_head"] = 4, ["n_positions"] = 32 },
-            "gpt_neox" => new JsonObject { ["hidden_size"] = 24, ["intermediate_size"] = 40, ["num_hidden_layers"] = 2, ["num_attention_heads"] = 4, ["max_position_embeddings"] = 32, ["rotary_pct"] = 0.5 },
+            "gpt_neox" => new JsonObject { ["hidden_size"] = 24, ["intermediate_size"] = 40, ["num_hidden_layers"] = 2, ["num_attention_heads"] = 4, ["max_position_embeddings"] = 32, ["rotary_pct"] = 0.7 },
             _ => new JsonObject { ["hidden_size"] = 24, ["intermediate_size"] = 40, ["num_hidden_layers"] = 2, ["num_attention_heads"] = 4, ["num_key_value_heads"] = 2, ["head_dim"] = 6, ["max_position_embeddings"] = 32 },
         };
         json["model_type"] = family;
         json["vocab_size"] = 37;
         foreach ((string name, JsonNode? value) in changes)
         {
-            json[name] = value;
+            json[name] = value?.DeepClone();
         }
 
         return ModelConfig.Parse(json.ToJsonString());

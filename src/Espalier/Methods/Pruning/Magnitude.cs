@@ -41,11 +41,14 @@ public sealed partial class Magnitude : IMaskingCriterion
     public Scope DefaultScope => Scope.Layer;
 
     /// <inheritdoc/>
+    public bool HasOwnCount => Count is MagnitudeCount.Compat;
+
+    /// <inheritdoc/>
     public Tensor Score(LayerContext layer) => layer.Weight.detach().abs();
 
     /// <inheritdoc/>
-    public Tensor? Keep(LayerContext layer, Pattern pattern, double sparsity) =>
-        Count is MagnitudeCount.Compat && pattern is Pattern.UnstructuredPattern { Scope: Scope.Default or Scope.Layer }
+    public Tensor? Keep(LayerContext layer, Pattern pattern, Scope scope, double sparsity) =>
+        Count is MagnitudeCount.Compat && pattern is Pattern.UnstructuredPattern && scope is Scope.Layer
             ? MaskLayer(layer.Weight, sparsity, layer.Name)
             : null;
 
@@ -59,7 +62,7 @@ public sealed partial class Magnitude : IMaskingCriterion
     /// <returns>keep [R, C], bool.</returns>
     public static Tensor MaskLayer(Tensor W, double sparsity, string layer = "the layer")
     {
-        long index = Masks.PruneCount(W.numel(), sparsity);
+        long index = MaskSelection.PruneCount(W.numel(), sparsity);
         using var scope = NewDisposeScope();
         RequireFinite(W, layer);
         Tensor magnitude = W.detach().abs();
@@ -82,7 +85,7 @@ public sealed partial class Magnitude : IMaskingCriterion
     {
         using var scope = NewDisposeScope();
         RequireFinite(W, layer);
-        return Masks.KeepLargestPerGroup(W.detach().abs(), pruneN, m, layer).MoveToOuterDisposeScope();
+        return MaskSelection.KeepLargestPerGroup(W.detach().abs(), pruneN, m, layer).MoveToOuterDisposeScope();
     }
 
     /// <summary>One ranking over all layers: exactly floor(total·sparsity) weights go; among equal |W| by (layer, row-major index).</summary>
@@ -91,7 +94,7 @@ public sealed partial class Magnitude : IMaskingCriterion
     /// <returns>One keep mask per layer, of its shape.</returns>
     public static IReadOnlyList<Tensor> MaskGlobal(IReadOnlyList<(string Name, Tensor Weight)> weights, double sparsity)
     {
-        Masks.PruneCount(0, sparsity);
+        MaskSelection.PruneCount(0, sparsity);
         using var scope = NewDisposeScope();
         (string Name, Tensor Score)[] scores = [.. weights.Select(w => (w.Name, w.Weight.detach().abs()))];
         var selection = new GlobalSelection(sparsity);
@@ -106,7 +109,7 @@ public sealed partial class Magnitude : IMaskingCriterion
     /// <param name="rounds">K, at least 1.</param>
     public static double SparsityAfterRound(double sparsity, int round, int rounds)
     {
-        Masks.PruneCount(0, sparsity);
+        MaskSelection.PruneCount(0, sparsity);
         EspalierException.Require(rounds >= 1 && round >= 0 && round <= rounds, $"Round {round} of {rounds} does not exist; rounds count from 0 to at least 1.");
         return round == rounds ? sparsity : 1 - Math.Pow(1 - sparsity, (double)round / rounds);
     }

@@ -33,6 +33,9 @@ public sealed partial class Wanda : IMaskingCriterion
     public Scope DefaultScope => Scope.Row;
 
     /// <inheritdoc/>
+    public bool HasOwnCount => UseVariant;
+
+    /// <inheritdoc/>
     public Tensor Score(LayerContext layer)
     {
         EspalierException.Require(layer.InputNorms is not null, $"Wanda needs the input norms of {layer.Name}; give the plan calibration text.");
@@ -40,16 +43,16 @@ public sealed partial class Wanda : IMaskingCriterion
     }
 
     /// <inheritdoc/>
-    public Tensor? Keep(LayerContext layer, Pattern pattern, double sparsity)
+    public Tensor? Keep(LayerContext layer, Pattern pattern, Scope scope, double sparsity)
     {
         if (!UseVariant)
         {
             return null;
         }
 
-        EspalierException.Require(pattern is Pattern.UnstructuredPattern { Scope: Scope.Default or Scope.Row },
-            $"Wanda's variant ranks unstructured weights within rows, but the plan asks for the pattern {pattern}; turn use_variant off or change the pattern.");
-        using var scope = NewDisposeScope();
+        EspalierException.Require(pattern is Pattern.UnstructuredPattern && scope is Scope.Row,
+            $"Wanda's variant ranks unstructured weights within rows, but the plan asks for the pattern {pattern} with the scope {scope.ToString().ToLowerInvariant()}; turn use_variant off or change the pattern.");
+        using var disposing = NewDisposeScope();
         return MaskVariant(Score(layer), sparsity, layer.Name).Keep.MoveToOuterDisposeScope();
     }
 
@@ -74,7 +77,7 @@ public sealed partial class Wanda : IMaskingCriterion
     /// <returns>keep [R, C], the last alpha tried, and the share that it prunes (within 0.001, where the interval allows).</returns>
     public static (Tensor Keep, double Alpha, double Sparsity) MaskVariant(Tensor score, double sparsity, string layer = "the layer")
     {
-        Masks.PruneCount(score.numel(), sparsity);
+        MaskSelection.PruneCount(score.numel(), sparsity);
         using var scope = NewDisposeScope();
         using var _ = no_grad();
         EspalierException.Require(score.isfinite().all().item<bool>(), $"The scores of {layer} hold NaN or infinite values; its weights or its calibration inputs are damaged.");

@@ -12,7 +12,7 @@ namespace Espalier.Sparsity;
 /// Masks are bool tensors of the scores' shape, true stays, kept beside the weights, so that a weight that is 0 by chance
 /// and one that was pruned stay distinguishable. Non-finite scores are refused with the layer's name.
 /// </remarks>
-public static class Masks
+public static class MaskSelection
 {
     /// <summary>How many of <paramref name="count"/> weights a sparsity removes: floor(count·sparsity).</summary>
     /// <exception cref="EspalierException">When the sparsity is outside [0, 1).</exception>
@@ -23,42 +23,36 @@ public static class Masks
         return (long)Math.Floor(count * sparsity);
     }
 
-    /// <summary>Lets a criterion choose the mask of one layer, by its own rule where it has one, else by its scores.</summary>
+    /// <summary>Lets a criterion choose the mask of one layer: by its own rule where it has one, else by its scores.</summary>
     /// <param name="criterion">What ranks the weights.</param>
     /// <param name="layer">The dense layer and what is known of its inputs.</param>
-    /// <param name="pattern">What may be removed; a global scope is ranked by <see cref="GlobalSelection"/> and not here.</param>
+    /// <param name="pattern">What may be removed.</param>
+    /// <param name="scope">Which weights are ranked together: row or layer; the criterion's own where it is the default.</param>
     /// <param name="sparsity">The share of this layer to remove (an N:M pattern fixes it).</param>
     /// <returns>[out, in], bool.</returns>
-    public static Tensor Choose(ICriterion criterion, LayerContext layer, Pattern pattern, double sparsity)
+    public static Tensor Choose(ICriterion criterion, LayerContext layer, Pattern pattern, Scope scope, double sparsity)
     {
-        using var scope = NewDisposeScope();
+        using var disposing = NewDisposeScope();
         using var _ = no_grad();
-        Tensor? own = (criterion as IMaskingCriterion)?.Keep(layer, pattern, sparsity);
-        return (own ?? KeepLargest(criterion.Score(layer), pattern, sparsity, criterion.DefaultScope, layer.Name)).MoveToOuterDisposeScope();
+        Scope inForce = scope is Scope.Default ? criterion.DefaultScope : scope;
+        Tensor? own = (criterion as IMaskingCriterion)?.Keep(layer, pattern, inForce, sparsity);
+        return (own ?? Keep(criterion.Score(layer), pattern, inForce, sparsity, layer.Name)).MoveToOuterDisposeScope();
     }
 
     /// <summary>The mask of one layer from its scores.</summary>
     /// <param name="score">[out, in] (or [out, ...], flattened to rows), finite.</param>
     /// <param name="pattern">What may be removed.</param>
+    /// <param name="scope">Which weights are ranked together: row or layer. A global ranking needs a <see cref="GlobalSelection"/>.</param>
     /// <param name="sparsity">The share of this layer to remove; an N:M pattern ignores it.</param>
-    /// <param name="defaultScope">The scope where the pattern leaves it open: row or layer.</param>
     /// <param name="layer">The layer's name, for messages.</param>
     /// <exception cref="EspalierException">For non-finite scores, a sparsity outside [0, 1), or rows that do not divide into groups.</exception>
-    public static Tensor KeepLargest(Tensor score, Pattern pattern, double sparsity, Scope defaultScope, string layer)
+    public static Tensor Keep(Tensor score, Pattern pattern, Scope scope, double sparsity, string layer) => (pattern, scope) switch
     {
-        if (pattern is Pattern.SemiStructuredPattern groups)
-        {
-            return KeepLargestPerGroup(score, groups.M - groups.N, groups.M, layer);
-        }
-
-        Scope asked = ((Pattern.UnstructuredPattern)pattern).Scope;
-        return (asked is Scope.Default ? defaultScope : asked) switch
-        {
-            Scope.Row => KeepLargestPerRow(score, sparsity, layer),
-            Scope.Layer => KeepLargestPerLayer(score, sparsity, layer),
-            _ => throw new EspalierException($"A global ranking needs the scores of all layers at once, but only {layer} was given; use a GlobalSelection, or the scope layer."),
-        };
-    }
+        (Pattern.SemiStructuredPattern groups, _) => KeepLargestPerGroup(score, groups.M - groups.N, groups.M, layer),
+        (_, Scope.Row) => KeepLargestPerRow(score, sparsity, layer),
+        (_, Scope.Layer) => KeepLargestPerLayer(score, sparsity, layer),
+        _ => throw new EspalierException($"The scope {scope.ToString().ToLowerInvariant()} cannot rank the weights of {layer} alone; use row or layer."),
+    };
 
     /// <summary>Each row (the first dimension) loses exactly its floor(C·sparsity) smallest scores.</summary>
     public static unsafe Tensor KeepLargestPerRow(Tensor score, double sparsity, string layer)

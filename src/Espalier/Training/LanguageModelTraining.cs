@@ -1,0 +1,83 @@
+using Espalier.Checkpoints;
+using Espalier.Data;
+using Espalier.Models;
+using Espalier.Runtime;
+using static TorchSharp.torch;
+
+namespace Espalier.Training;
+
+/// <summary>Trains a whole language model on the next token, from random weights or from a checkpoint, and writes it as one.</summary>
+/// <param name="options">Length, learning rate, optimiser.</param>
+public sealed class LanguageModelTraining(TrainingOptions options)
+{
+    /// <summary>Windows per step and micro-batch. Default 16.</summary>
+    public int Batch { get; init; } = 16;
+
+    /// <summary>Tokens per window. Default 256.</summary>
+    public int Length { get; init; } = 256;
+
+    /// <summary>The seed of weights and order of the text.</summary>
+    public Seed Seed { get; init; }
+
+    /// <summary>Continue from the state in <see cref="StateFolder"/>.</summary>
+    public bool Resume { get; init; }
+
+    /// <summary>Where the state for resuming is kept; null keeps none.</summary>
+    public string? StateFolder { get; init; }
+
+    /// <summary>Where the logs go; null writes none.</summary>
+    public string? LogFolder { get; init; }
+
+    /// <summary>Where progress is told.</summary>
+    public IProgressSink Progress { get; init; } = SilentProgress.Instance;
+
+    /// <summary>Trains every parameter of the model in place.</summary>
+    /// <param name="model">The model, float32.</param>
+    /// <param name="tokens">The text as tokens, documents one after the other.</param>
+    /// <param name="masks">Keep masks of pruned weights by name, in stored layout; their zeros stay.</param>
+    /// <param name="device">Where the model lives.</param>
+    /// <param name="cancellation">Ends the work early, state saved.</param>
+    public TrainingResult Run(LanguageModel model, int[] tokens, IReadOnlyDictionary<string, Tensor>? masks, Device device, CancellationToken cancellation)
+    {
+        EspalierException.Require(Length <= model.Config.MaxPositions, $"Windows of {Length} tokens are longer than the model's context of {model.Config.MaxPositions}.");
+        int largest = tokens.Length == 0 ? 0 : tokens.Max();
+        EspalierException.Require(largest < model.Config.VocabSize, $"The text has token id {largest}, but the model's vocabulary ends at {model.Config.VocabSize - 1}; tokeniser and model do not belong together.");
+        var text = new PackedTokens(tokens, Batch, Length, Seed);
+        var trainable = model.Tensors.ToList();
+        trainable.ForEach(t => t.Value.requires_grad = true);
+        using var loop = new TrainingLoop(options, trainable, new LanguageModelObjective(model, (step, micro) => text.Batch((step * options.Accumulation) + micro).to(device)))
+        {
+            Masks = masks,
+            StateFolder = StateFolder,
+            LogFolder = LogFolder,
+            Progress = Progress,
+            Identity = $"batch {Batch}, length {Length}, seed {Seed.Value}, {tokens.Length} tokens",
+        };
+        return Resume && StateFolder is not null && TrainingLoop.HasState(StateFolder) ? loop.Resume(cancellation) : loop.Run(cancellation);
+    }
+
+    /// <summary>Writes a model as a checkpoint folder that other tools load.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="folder">The output folder.</param>
+    /// <param name="type">The element type to store.</param>
+    /// <param name="tokenizerFolder">A folder whose tokeniser files are copied beside it; null copies none.</param>
+    public static void Save(LanguageModel model, string folder, ScalarType type, string? tokenizerFolder)
+    {
+        Directory.CreateDirectory(folder);
+        var tensors = model.Tensors.ToList();
+        using CheckpointWriter writer = CheckpointWriter.Create(folder, [.. tensors.Select(t => ElementTypes.Plan(t.Name, type, t.Value.shape))]);
+        foreach ((string name, TorchSharp.Modules.Parameter value) in tensors)
+        {
+            writer.Write(name, value);
+        }
+
+        string word = type switch { ScalarType.BFloat16 => "bfloat16", ScalarType.Float16 => "float16", _ => "float32" };
+        AtomicFile.WriteText(Path.Combine(folder, ModelConfig.FileName), model.Config.With("torch_dtype", word).ToJsonText());
+        if (tokenizerFolder is not null)
+        {
+            CompanionFiles.Copy(CompanionFiles.Tokenizer, tokenizerFolder, folder);
+        }
+
+        writer.Commit();
+    }
+}

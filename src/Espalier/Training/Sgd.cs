@@ -1,0 +1,65 @@
+using System.Globalization;
+using static TorchSharp.torch;
+
+namespace Espalier.Training;
+
+/// <summary>
+/// Stochastic gradient descent with momentum and PyTorch's semantics: weight decay is added to the gradient, the momentum
+/// buffer starts as the first gradient (no dampening), the learning rate multiplies the buffer. State: one tensor per
+/// parameter, none without momentum.
+/// </summary>
+public sealed class Sgd : IOptimizer
+{
+    private readonly IReadOnlyList<OptimizedParameter> _parameters;
+    private readonly Moments _moments;
+    private readonly double _momentum;
+    private readonly double _weightDecay;
+
+    /// <summary>Makes the optimiser; state is allocated with the first gradient of each parameter.</summary>
+    /// <param name="parameters">What it changes.</param>
+    /// <param name="momentum">The share of the buffer that stays each step.</param>
+    /// <param name="weightDecay">This share of the weight is added to its gradient.</param>
+    public Sgd(IReadOnlyList<OptimizedParameter> parameters, double momentum = 0, double weightDecay = 0)
+    {
+        (_parameters, _momentum, _weightDecay) = (parameters, momentum, weightDecay);
+        _moments = momentum == 0 ? new Moments(parameters) : new Moments(parameters, "momentum");
+    }
+
+    /// <inheritdoc/>
+    public string Description => string.Create(CultureInfo.InvariantCulture, $"sgd momentum={_momentum:R} weight decay={_weightDecay:R}");
+
+    /// <inheritdoc/>
+    public void Step(double learningRate)
+    {
+        using var frozen = no_grad();
+        for (int i = 0; i < _parameters.Count; i++)
+        {
+            using var scope = NewDisposeScope();
+            OptimizedParameter parameter = _parameters[i];
+            if (parameter.Value.grad is not { } gradient)
+            {
+                continue;
+            }
+
+            double decay = _weightDecay * parameter.Group.DecayMultiplier;
+            Tensor direction = decay == 0 ? gradient : gradient.add(parameter.Value, decay);
+            if (_momentum != 0)
+            {
+                // The buffer is zero before the first update, so this gives it the first gradient itself.
+                Tensor buffer = _moments.Advance(i).Slots[0];
+                direction = buffer.mul_(_momentum).add_(direction);
+            }
+
+            parameter.Value.add_(direction, -learningRate * parameter.Group.RateMultiplier);
+        }
+    }
+
+    /// <inheritdoc/>
+    public IReadOnlyList<(string Name, Tensor Value)> SaveState() => _moments.Save();
+
+    /// <inheritdoc/>
+    public void LoadState(IReadOnlyDictionary<string, Tensor> state) => _moments.Load(state);
+
+    /// <inheritdoc/>
+    public void Dispose() => _moments.Dispose();
+}
