@@ -101,14 +101,14 @@ public sealed partial class DSnoT
     public static Tensor StartMask(Tensor W, Tensor scalerRow, DSnoTMetric metric, double sparsity)
     {
         using Tensor score = Metric(W, scalerRow, metric, "W");
-        return Masks.KeepLargestPerRow(score, sparsity, "W");
+        return MaskSelection.KeepLargestPerRow(score, sparsity, "W");
     }
 
     /// <summary>The start mask of an N:M pattern: of every <paramref name="m"/> columns of a row the <paramref name="pruneN"/> smallest are pruned.</summary>
     public static Tensor StartMaskNM(Tensor W, Tensor scalerRow, DSnoTMetric metric, int pruneN, int m)
     {
         using Tensor score = Metric(W, scalerRow, metric, "W");
-        return Masks.KeepLargestPerGroup(score, pruneN, m, "W");
+        return MaskSelection.KeepLargestPerGroup(score, pruneN, m, "W");
     }
 
     /// <summary>Steps 4 to 8: swaps pruned and kept weights of each row until its error is small. Rows are independent.</summary>

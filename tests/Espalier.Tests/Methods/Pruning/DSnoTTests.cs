@@ -124,7 +124,7 @@ public sealed class DSnoTTests
         repaired.Weight.Equals(layer.Weight.masked_fill(repaired.Keep.logical_not(), 0)).ShouldBeTrue();
         if (word == "2:4")
         {
-            Masks.IsSemiStructured(repaired.Keep, 2, 4).ShouldBeTrue();
+            MaskSelection.IsSemiStructured(repaired.Keep, 2, 4).ShouldBeTrue();
         }
     }
 
@@ -221,13 +221,19 @@ public sealed class DSnoTTests
     {
         using var statistics = new LayerStatistics(CalibrationNeeds.InputNorms | CalibrationNeeds.InputMoments | CalibrationNeeds.Hessian, W.shape[1], CPU);
         statistics.Observe(X);
-        return statistics.Context(name, W);
+        LayerContext seen = statistics.Context(name, W);
+
+        // The Hessian lives only as long as the statistics.
+        return new LayerContext
+        {
+            Name = name, Weight = W, InputNorms = seen.InputNorms, InputMean = seen.InputMean, InputVariance = seen.InputVariance, Hessian = seen.Hessian!.clone(),
+        };
     }
 
     private static PrunedLayer Start(LayerContext layer, Pattern pattern)
     {
-        Tensor keep = Masks.Choose(new Wanda(), layer, pattern, pattern.Sparsity);
-        return new PrunedLayer(Masks.Apply(layer.Weight, keep), keep);
+        Tensor keep = MaskSelection.Choose(new Wanda(), layer, pattern, Scope.Row, pattern.Sparsity);
+        return new PrunedLayer(MaskSelection.Apply(layer.Weight, keep), keep);
     }
 
     private static Tensor Random(int seed, params long[] shape)

@@ -202,7 +202,7 @@ public sealed class FlapTests
             Error(flap, bias).ShouldBeLessThan(0.15 * reference);
             Error(flap, null).ShouldBeGreaterThan(reference);
 
-            Tensor Keep(Tensor metric) => Masks.KeepLargestPerRow(metric.unsqueeze(0), share, "W")[0];
+            Tensor Keep(Tensor metric) => MaskSelection.KeepLargestPerRow(metric.unsqueeze(0), share, "W")[0];
             double Error(Tensor keep, Tensor? b) =>
                 (X.reshape(-1, 64).masked_fill(keep, 0).mm(W.t()) - (b ?? zeros(48))).pow(2).mean().item<float>();
         }
@@ -218,7 +218,7 @@ public sealed class FlapTests
         LayerContext layer = statistics.Context("model.layers.0.mlp.down_proj.weight", W);
         foreach (FlapMetric metric in Enum.GetValues<FlapMetric>())
         {
-            Tensor keep = Masks.Choose(new Flap { Ranking = metric }, layer, Pattern.Unstructured(0.5), 0.5);
+            Tensor keep = MaskSelection.Choose(new Flap { Ranking = metric }, layer, Pattern.Unstructured(0.5), Scope.Row, 0.5);
             keep.sum([0]).eq(0).logical_or(keep.sum([0]).eq(6)).all().item<bool>().ShouldBeTrue();
             keep[0].sum().item<long>().ShouldBe(10);
         }
