@@ -221,12 +221,18 @@ public sealed class DSnoTTests
     {
         using var statistics = new LayerStatistics(CalibrationNeeds.InputNorms | CalibrationNeeds.InputMoments | CalibrationNeeds.Hessian, W.shape[1], CPU);
         statistics.Observe(X);
-        return statistics.Context(name, W);
+        LayerContext seen = statistics.Context(name, W);
+
+        // The Hessian lives only as long as the statistics.
+        return new LayerContext
+        {
+            Name = name, Weight = W, InputNorms = seen.InputNorms, InputMean = seen.InputMean, InputVariance = seen.InputVariance, Hessian = seen.Hessian!.clone(),
+        };
     }
 
     private static PrunedLayer Start(LayerContext layer, Pattern pattern)
     {
-        Tensor keep = MaskSelection.Choose(new Wanda(), layer, pattern, pattern.Sparsity);
+        Tensor keep = MaskSelection.Choose(new Wanda(), layer, pattern, Scope.Row, pattern.Sparsity);
         return new PrunedLayer(MaskSelection.Apply(layer.Weight, keep), keep);
     }
 

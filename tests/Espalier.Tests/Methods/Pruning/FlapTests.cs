@@ -218,7 +218,7 @@ public sealed class FlapTests
         LayerContext layer = statistics.Context("model.layers.0.mlp.down_proj.weight", W);
         foreach (FlapMetric metric in Enum.GetValues<FlapMetric>())
         {
-            Tensor keep = MaskSelection.Choose(new Flap { Ranking = metric }, layer, Pattern.Unstructured(0.5), 0.5);
+            Tensor keep = MaskSelection.Choose(new Flap { Ranking = metric }, layer, Pattern.Unstructured(0.5), Scope.Row, 0.5);
             keep.sum([0]).eq(0).logical_or(keep.sum([0]).eq(6)).all().item<bool>().ShouldBeTrue();
             keep[0].sum().item<long>().ShouldBe(10);
         }
