@@ -73,8 +73,8 @@ public sealed partial class Flap : ICriterion
     public Scope DefaultScope => Scope.Row;
 
     /// <summary>
-    /// The metric of each input channel, standardised over the layer and the same for every row. Standardising changes no
-    /// ranking within a layer and makes layers comparable in one global ranking.
+    /// The metric of each input channel, standardised over the layer to z and the same for every row: z + sqrt(z² + 1), above 0.
+    /// That changes no ranking within a layer and makes layers comparable in one global ranking.
     /// </summary>
     /// <remarks>
     /// The fluctuation is the variance over all tokens, which ranks as f does up to the weights of the windows. No bias is
@@ -88,7 +88,11 @@ public sealed partial class Flap : ICriterion
         using var _ = no_grad();
         bool attention = layer.Name.Split('.').Any(p => p is "self_attn" or "attn" or "attention");
         Tensor channel = Metric(figure, layer.Weight, Ranking, attention, layer.Name); // [in]
-        return Standardise(channel.unsqueeze(0)).to(ScalarType.Float32).expand(layer.Weight.shape).contiguous().MoveToOuterDisposeScope();
+        Tensor z = Standardise(channel.unsqueeze(0)); // [1, in], float64
+
+        // One increasing map for all layers makes it positive, as a global ranking needs.
+        Tensor score = z + (z.pow(2) + 1).sqrt();
+        return score.to(ScalarType.Float32).expand(layer.Weight.shape).contiguous().MoveToOuterDisposeScope();
     }
 
     /// <summary>The metric of step 2.</summary>

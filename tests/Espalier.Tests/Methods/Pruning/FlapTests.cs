@@ -221,6 +221,7 @@ public sealed class FlapTests
             Tensor keep = MaskSelection.Choose(new Flap { Ranking = metric }, layer, Pattern.Unstructured(0.5), Scope.Row, 0.5);
             keep.sum([0]).eq(0).logical_or(keep.sum([0]).eq(6)).all().item<bool>().ShouldBeTrue();
             keep[0].sum().item<long>().ShouldBe(10);
+            (new Flap { Ranking = metric }.Score(layer) > 0).all().item<bool>().ShouldBeTrue();
         }
     }
 
