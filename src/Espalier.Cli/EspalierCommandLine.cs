@@ -96,7 +96,9 @@ public static class EspalierCommandLine
     private static int ShowUsageError(ParseResult parsed, RootCommand root, TextWriter error)
     {
         Command command = parsed.CommandResult.Command;
-        error.WriteLine($"error: {parsed.Errors[0].Message}");
+        error.WriteLine(parsed.UnmatchedTokens.Count > 0 && command.Subcommands.Count > 0 && !parsed.UnmatchedTokens[0].StartsWith('-')
+            ? $"error: '{parsed.UnmatchedTokens[0]}' is no command."
+            : $"error: {parsed.Errors[0].Message}");
         if (parsed.UnmatchedTokens.Count > 0)
         {
             IEnumerable<string> known = command.Subcommands.Select(c => c.Name)

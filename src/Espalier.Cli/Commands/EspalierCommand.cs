@@ -32,6 +32,14 @@ internal static class CommandList
 {
     public static IEnumerable<EspalierCommand> All() =>
     [
+        new MethodsCommand(),
+        new InspectCommand(),
+        new GenerateCommand(),
+        new EvalCommand(),
+        new TrainCommand(),
+        new TokenizerCommand(),
+        new DownloadCommand(),
+        new VerifyCommand(),
         new DoctorCommand(),
     ];
 }

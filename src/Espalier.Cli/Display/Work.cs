@@ -1,4 +1,5 @@
 using System.Globalization;
+using Espalier.Runtime;
 
 namespace Espalier.Cli.Display;
 
@@ -57,46 +58,28 @@ internal sealed class Work(string name, long total, string unit, TimeProvider cl
             parts.Add($"{Quantity(rate)}/s");
             if (total > Done)
             {
-                parts.Add($"{Duration((total - Done) / rate)} left");
+                parts.Add($"{Text.Duration(TimeSpan.FromSeconds(Math.Min((total - Done) / rate, 1e9)))} left");
             }
         }
 
         return string.Join(", ", parts);
     }
 
-    /// <summary>"12 blocks in 3.8 s (3.2 blocks/s)".</summary>
+    /// <summary>"12 blocks in 4 s (3.2 blocks/s)".</summary>
     public string Summary()
     {
         double seconds = Elapsed.TotalSeconds;
         string pace = seconds > 0 && Done > 1 ? $" ({Quantity(Done / seconds)}/s)" : "";
-        return $"{Amount(Done)} in {Duration(seconds)}{pace}";
+        return $"{Amount(Done)} in {Text.Duration(Elapsed)}{pace}";
     }
 
-    /// <summary>A time as a person says it: 0.8 s, 42 s, 3 min 20 s, 2 h 5 min.</summary>
-    public static string Duration(double seconds) => seconds switch
-    {
-        < 10 => string.Create(CultureInfo.InvariantCulture, $"{seconds:0.#} s"),
-        < 60 => string.Create(CultureInfo.InvariantCulture, $"{seconds:0} s"),
-        < 3600 => $"{(int)seconds / 60} min {(int)seconds % 60} s",
-        _ => string.Create(CultureInfo.InvariantCulture, $"{(long)seconds / 3600} h {(long)seconds % 3600 / 60} min"),
-    };
-
-    /// <summary>A number of bytes in KiB, MiB, GiB.</summary>
-    public static string Bytes(double bytes) => bytes switch
-    {
-        < 1024 => string.Create(CultureInfo.InvariantCulture, $"{bytes:0} B"),
-        < 1024 * 1024 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1024:0.#} KiB"),
-        < 1024d * 1024 * 1024 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1024 / 1024:0.#} MiB"),
-        _ => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1024 / 1024 / 1024:0.##} GiB"),
-    };
-
     private string Count() => total <= 0 ? Amount(Done)
-        : unit == "B" ? $"{Bytes(Done)} of {Bytes(total)}"
+        : unit == "B" ? $"{Text.Bytes(Done)} of {Text.Bytes(total)}"
         : string.Create(CultureInfo.InvariantCulture, $"{Done}/{total} {Plural(total)}");
 
-    private string Amount(long count) => unit == "B" ? Bytes(count) : string.Create(CultureInfo.InvariantCulture, $"{count} {Plural(count)}");
+    private string Amount(long count) => unit == "B" ? Text.Bytes(count) : string.Create(CultureInfo.InvariantCulture, $"{count} {Plural(count)}");
 
-    private string Quantity(double rate) => unit == "B" ? Bytes(rate)
+    private string Quantity(double rate) => unit == "B" ? Text.Bytes((long)rate)
         : string.Create(CultureInfo.InvariantCulture, $"{(rate >= 100 ? rate.ToString("0", CultureInfo.InvariantCulture) : rate.ToString("0.##", CultureInfo.InvariantCulture))} {Plural(2)}");
 
     private string Plural(long count) => count == 1 || unit.EndsWith('s') ? unit

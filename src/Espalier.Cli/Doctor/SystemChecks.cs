@@ -1,7 +1,8 @@
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
-using Espalier.Cli.Display;
+using Espalier.Checkpoints;
+using Espalier.Runtime;
 
 namespace Espalier.Cli.Doctor;
 
@@ -15,8 +16,11 @@ internal static class SystemChecks
         yield return new Check("system", Health.Ok, $"{RuntimeInformation.OSDescription}, {RuntimeInformation.OSArchitecture}, .NET {Environment.Version}");
         yield return Processor();
         yield return Memory();
-        yield return CacheFolder();
-        yield return Offline();
+        foreach (Check check in ModelCache())
+        {
+            yield return check;
+        }
+
         yield return Writable("working folder", Directory.GetCurrentDirectory(), "Go to a folder that you may write to, or give --out a path elsewhere.");
         yield return Writable("temporary folder", Path.GetTempPath(), "Set TMPDIR to a folder that you may write to.");
     }
@@ -47,42 +51,46 @@ internal static class SystemChecks
     private static Check Memory()
     {
         GCMemoryInfo memory = GC.GetGCMemoryInfo();
-        long total = memory.TotalAvailableMemoryBytes, free = Math.Max(total - memory.MemoryLoadBytes, 0);
-        string found = $"{Work.Bytes(total)}, about {Work.Bytes(free)} free";
+        long total = memory.TotalAvailableMemoryBytes, free = Available() ?? Math.Max(total - memory.MemoryLoadBytes, 0);
+        string found = $"{Text.Bytes(total)}, about {Text.Bytes(free)} free";
         return free >= 2 * Gibibyte
             ? new Check("memory", Health.Ok, found)
             : new Check("memory", Health.Warn, found, "Small models only: close other programs, or use a smaller --batch and --context.");
     }
 
-    /// <summary>Where downloaded models lie: HF_HUB_CACHE, else HF_HOME/hub, else the usual folder in the home directory.</summary>
-    internal static (string Path, string Because) HubCache()
+    // .NET knows the load only after a collection; Linux says it at any time.
+    private static long? Available()
     {
-        if (Environment.GetEnvironmentVariable("HF_HUB_CACHE") is { Length: > 0 } cache)
-        {
-            return (Path.GetFullPath(cache), "HF_HUB_CACHE");
-        }
-
-        if (Environment.GetEnvironmentVariable("HF_HOME") is { Length: > 0 } home)
-        {
-            return (Path.GetFullPath(Path.Combine(home, "hub")), "HF_HOME");
-        }
-
-        string user = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
-        return Environment.GetEnvironmentVariable("XDG_CACHE_HOME") is { Length: > 0 } xdg
-            ? (Path.GetFullPath(Path.Combine(xdg, "huggingface", "hub")), "XDG_CACHE_HOME")
-            : (Path.Combine(user, ".cache", "huggingface", "hub"), "the usual place");
+        const string path = "/proc/meminfo";
+        string? line = File.Exists(path) ? File.ReadLines(path).FirstOrDefault(l => l.StartsWith("MemAvailable:", StringComparison.Ordinal)) : null;
+        return line is not null && long.TryParse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], out long kibibytes) ? kibibytes * 1024 : null;
     }
 
-    private static Check CacheFolder()
+    private static IEnumerable<Check> ModelCache()
     {
-        var (path, because) = HubCache();
-        return Writable("model cache", path, "Set HF_HOME to a folder with room that you may write to; reading models from it works as it is.", because, unwritable: Health.Warn);
-    }
+        HubOptions hub;
+        string? fault = null;
+        try
+        {
+            hub = HubOptions.FromEnvironment();
+        }
+        catch (EspalierException wrong)
+        {
+            (hub, fault) = (new HubOptions { CacheFolder = "" }, wrong.Message);
+        }
 
-    private static Check Offline() =>
-        Environment.GetEnvironmentVariable("HF_HUB_OFFLINE") is "1" or "true" or "TRUE" or "ON" or "YES"
-            ? new Check("network", Health.Ok, "HF_HUB_OFFLINE is set: models come from the cache only")
-            : new Check("network", Health.Ok, "models that are not in the cache are downloaded (HF_HUB_OFFLINE=1 forbids it)");
+        if (fault is not null)
+        {
+            yield return new Check("model cache", Health.Fail, fault, "Correct the variable, or unset it.");
+            yield break;
+        }
+
+        string? because = new[] { "HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME" }.FirstOrDefault(v => !string.IsNullOrWhiteSpace(Environment.GetEnvironmentVariable(v)));
+        yield return Writable("model cache", hub.CacheFolder, "Set HF_HOME to a folder with room that you may write to; reading models from it works as it is.", because ?? "the usual place", unwritable: Health.Warn);
+        yield return new Check("hub", Health.Ok, hub.Offline
+            ? "HF_HUB_OFFLINE is set: models come from the cache only"
+            : $"{hub.Endpoint}{(hub.Token is null ? "" : ", with a token")} (HF_HUB_OFFLINE=1 forbids the network)");
+    }
 
     private static Check Writable(string name, string folder, string advice, string? because = null, Health unwritable = Health.Fail)
     {
@@ -106,7 +114,7 @@ internal static class SystemChecks
         }
 
         long free = new DriveInfo(existing).AvailableFreeSpace;
-        string found = $"{shown}: writable, {Work.Bytes(free)} free";
+        string found = $"{shown}: writable, {Text.Bytes(free)} free";
         return free >= 2 * Gibibyte
             ? new Check(name, Health.Ok, found)
             : new Check(name, Health.Warn, found, "Less than 2 GiB of room is left; a model may not fit. Make room, or choose another folder.");

@@ -47,7 +47,20 @@ public sealed class LanguageModel : IDisposable
     public CoupledGroup HiddenChannels =>
         new(CoupledKind.HiddenChannel, "the residual stream", Config.HiddenSize, [.. Parts.SelectMany(part => part.HiddenChannelSlices)]);
 
-    /// <summary>Reads a model from a checkpoint.</summary>
+    /// <summary>Reads a model from a checkpoint folder.</summary>
+    /// <param name="folder">A folder with config.json and safetensors files.</param>
+    /// <param name="device">Where it is to live; null is the CPU.</param>
+    /// <param name="progress">Told part by part; null for silence.</param>
+    /// <param name="type">The element type to keep and compute in.</param>
+    /// <exception cref="EspalierException">When the folder holds no checkpoint, or tensors are missing, unknown or of the wrong shape.</exception>
+    public static LanguageModel Load(string folder, Device? device = null, IProgressSink? progress = null, ScalarType type = ScalarType.Float32)
+    {
+        ModelConfig config = ModelConfig.Load(folder);
+        using Checkpoint checkpoint = Checkpoint.Open(folder);
+        return Load(config, checkpoint, device, progress, type);
+    }
+
+    /// <summary>Reads a model from named tensors.</summary>
     /// <param name="config">Its configuration.</param>
     /// <param name="source">Its tensors.</param>
     /// <param name="device">Where it is to live; null is the CPU.</param>

@@ -1,6 +1,5 @@
 using Espalier.Checkpoints;
 using Espalier.Runtime;
-using TorchSharp.Modules;
 using static TorchSharp.torch;
 
 namespace Espalier.Models;
@@ -42,30 +41,23 @@ public static class RandomCheckpoint
         return tensors.Sum(t => Count(t.Shape));
     }
 
-    private static IEnumerable<(string Name, long[] Shape)> Shapes(ModelConfig config)
+    private static List<(string Name, long[] Shape)> Shapes(ModelConfig config)
     {
         using var scope = NewDisposeScope();
         Architecture architecture = Architecture.For(config);
         using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
-        foreach ((string name, Parameter value) in embedding.Tensors)
-        {
-            yield return (name, value.shape);
-        }
-
+        var shapes = new List<(string, long[])>(Of(embedding));
         for (int i = 0; i < config.LayerCount; i++)
         {
             using DecoderBlock block = architecture.CreateBlock(config, i, Placement.Meta);
-            foreach ((string name, Parameter value) in block.Tensors)
-            {
-                yield return (name, value.shape);
-            }
+            shapes.AddRange(Of(block));
         }
 
         using OutputHead head = architecture.CreateHead(config, embedding, Placement.Meta);
-        foreach ((string name, Parameter value) in head.Tensors)
-        {
-            yield return (name, value.shape);
-        }
+        shapes.AddRange(Of(head));
+        return shapes;
+
+        static IEnumerable<(string, long[])> Of(ModelPart part) => part.Tensors.Select(t => (t.Name, t.Value.shape));
     }
 
     private static long Count(long[] shape) => shape.Aggregate(1L, (a, b) => a * b);

@@ -28,6 +28,24 @@ public sealed class StreamedModel : IDisposable
         blockNames = Inventory.Require(family, Config, source);
     }
 
+    /// <summary>Opens a checkpoint folder and checks it; nothing is loaded.</summary>
+    /// <param name="folder">A folder with config.json and safetensors files.</param>
+    /// <exception cref="EspalierException">When the folder holds no checkpoint, or tensors are missing, unknown or of the wrong shape.</exception>
+    public static StreamedModel Open(string folder)
+    {
+        ModelConfig config = ModelConfig.Load(folder);
+        Checkpoint checkpoint = Checkpoint.Open(folder);
+        try
+        {
+            return new StreamedModel(config, checkpoint, ownsSource: true);
+        }
+        catch
+        {
+            checkpoint.Dispose();
+            throw;
+        }
+    }
+
     /// <summary>The configuration, with the name prefix that the checkpoint uses.</summary>
     public ModelConfig Config { get; }
 

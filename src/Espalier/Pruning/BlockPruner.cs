@@ -110,9 +110,9 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
     // Asked and achieved are compared in units: one weight per group that is ranked on its own.
     private void CheckAchieved(LayerContext context, Tensor keep, double sparsity)
     {
-        if (decided is not null)
+        if (decided is not null || plan.Criterion is IMaskingCriterion { HasOwnCount: true })
         {
-            return; // the ranking over the model is exact as a whole and free within a layer
+            return; // the ranking over the model is exact as a whole and free within a layer; a rule of its own counts in its own way
         }
 
         long rows = context.Weight.shape[0], columns = context.Weight.shape[1];

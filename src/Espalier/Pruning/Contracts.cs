@@ -11,6 +11,12 @@ public interface IBlockRepair
     /// <summary>Trains the block in place; its zeros stay.</summary>
     /// <returns>The mean squared error of the block's output before and after.</returns>
     BlockRepairResult Repair(BlockRepairContext context);
+
+    /// <summary>Throws, before any work, where this cannot be done to such a block.</summary>
+    /// <param name="block">One of the model's blocks, without weights of value.</param>
+    void Check(DecoderBlock block)
+    {
+    }
 }
 
 /// <summary>What a layer-wise reconstruction is given.</summary>

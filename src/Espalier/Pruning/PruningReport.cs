@@ -58,7 +58,7 @@ public sealed record PruningReport
     public required long PeakMemory { get; init; }
 
     /// <summary>Bytes of the checkpoint before and after.</summary>
-    public required (long Before, long After) DiskBytes { get; init; }
+    public required DiskSize DiskBytes { get; init; }
 
     /// <summary>The largest difference of logits between the model in memory and the re-opened output.</summary>
     public double? ReopenedDifference { get; init; }
@@ -70,6 +70,11 @@ public sealed record PruningReport
     public required IReadOnlyDictionary<string, string> Machine { get; init; }
 }
 
+/// <summary>Bytes of a checkpoint's tensors.</summary>
+/// <param name="Before">Of the source.</param>
+/// <param name="After">Of the output.</param>
+public sealed record DiskSize(long Before, long After);
+
 /// <summary>The quality of one stage.</summary>
 /// <param name="Stage">dense, pruned, repaired or retrained.</param>
 /// <param name="Perplexity">exp of the mean loss per token.</param>
@@ -78,7 +83,7 @@ public sealed record StageQuality(string Stage, double Perplexity, double Standa
 
 /// <summary>A prompt and its continuations by stage.</summary>
 /// <param name="Prompt">The prompt.</param>
-/// <param name="Continuations">Greedy continuation by stage.</param>
+/// <param name="Continuations">Continuation by stage, sampled with one seed (temperature 0.8, top 40).</param>
 public sealed record TextSample(string Prompt, IReadOnlyDictionary<string, string> Continuations);
 
 /// <summary>What happened to one block.</summary>

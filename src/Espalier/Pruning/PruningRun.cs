@@ -111,6 +111,9 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     // Refused before any work: subsets that select nothing, ranks that do not fit, lengths beyond the context.
     private void CheckRetraining(ModelConfig config)
     {
+        Architecture architecture = Architecture.For(config);
+        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
+        job.Plan.Reconstruction?.Check(block);
         if (job.Plan.Retraining is not { } retraining)
         {
             return;
@@ -118,9 +121,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
 
         EspalierException.Require(LengthOf(retraining, config) <= config.MaxPositions,
             $"Retraining on {retraining.Length} tokens at once is more than the model's context of {config.MaxPositions}.");
-        Architecture architecture = Architecture.For(config);
         using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
-        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
         using OutputHead head = architecture.CreateHead(config, embedding, Placement.Meta);
         retraining.Check(config, block, head);
     }
@@ -165,7 +166,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Samples = samples.All,
             Seconds = _seconds,
             PeakMemory = Machine.PeakResidentBytes,
-            DiskBytes = (checkpoint.TotalBytes, output.TotalBytes),
+            DiskBytes = new DiskSize(checkpoint.TotalBytes, output.TotalBytes),
             ReopenedDifference = reopened,
             Warnings = progress.Warnings,
             Machine = Machine.Describe(),

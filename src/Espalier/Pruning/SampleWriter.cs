@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
 
-/// <summary>Lets each stage of a model continue the same prompts, greedily, so that a person can read what pruning did.</summary>
+/// <summary>Lets each stage of a model continue the same prompts with the same seed, so that a person can read what pruning did.</summary>
 internal sealed class SampleWriter(PruningJob job, ModelConfig config, long parameters)
 {
     private const int NewTokens = 48;
@@ -36,7 +36,7 @@ internal sealed class SampleWriter(PruningJob job, ModelConfig config, long para
             int room = Math.Min(NewTokens, config.MaxPositions - prompt.Count);
             if (room > 0)
             {
-                var ids = new TextGenerator(model).Generate([.. prompt], new GenerationOptions { MaxNewTokens = room, Temperature = 0 }, cancellation);
+                var ids = new TextGenerator(model).Generate([.. prompt], new GenerationOptions { MaxNewTokens = room, Temperature = 0.8, TopK = 40, Seed = job.Seed }, cancellation);
                 _continuations[i][stage] = job.Tokenizer.Decode([.. ids]);
             }
         }

@@ -63,6 +63,9 @@ public interface ICriterion
 /// <summary>A criterion that also has a rule of its own for turning scores into a mask (Wanda's variant, magnitude's published threshold).</summary>
 public interface IMaskingCriterion : ICriterion
 {
+    /// <summary>Whether that rule is switched on and removes another number of weights than floor(n·sparsity).</summary>
+    bool HasOwnCount { get; }
+
     /// <summary>The mask by the criterion's own rule, or null where the shared exact selection applies.</summary>
     /// <param name="layer">The dense layer.</param>
     /// <param name="pattern">What may be removed.</param>

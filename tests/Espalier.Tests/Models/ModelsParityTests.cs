@@ -1,4 +1,5 @@
 using Espalier.Models;
+using Espalier.Verification;
 using static TorchSharp.torch;
 
 namespace Espalier.Tests.Models;
@@ -20,10 +21,16 @@ public sealed class ModelsParityTests
         string path = TestPaths.RequireShared($"parity/models/{folder}");
         using var scope = NewDisposeScope();
         using var _ = no_grad();
-        using MemoryTensors tensors = MemoryTensors.Read(Path.Combine(path, "model.safetensors"));
         using MemoryTensors reference = MemoryTensors.Read(Path.Combine(path, "logits.safetensors"));
-        using LanguageModel model = LanguageModel.Load(ModelConfig.Load(path), tensors);
-        Tensor logits = model.Logits(reference.Read("in.input_ids"));
+        Tensor logits = ModelsParity.Logits(path, reference.Read("in.input_ids"));
         (logits - reference.Read("out.logits")).abs().max().item<float>().ShouldBeLessThan(1e-5f);
+    }
+
+    [Fact]
+    public void Verification_runs_every_family()
+    {
+        ParityReport report = ParityVerifier.Run(Path.Combine(TestPaths.Repository, "tests", "parity", "models"));
+        report.Results.Where(r => !r.Passed).Select(r => $"{r.Path}: {r.Failure}").ShouldBeEmpty();
+        report.Results.Count.ShouldBe(9);
     }
 }

@@ -76,6 +76,40 @@ public sealed class StreamedModelTests
         }
     }
 
+    [Theory]
+    [InlineData(ScalarType.Float32, 1e-6f)]
+    [InlineData(ScalarType.BFloat16, 0.02f)]
+    [InlineData(ScalarType.Float16, 0.002f)]
+    public void A_folder_is_read_in_whatever_type_it_is_stored(ScalarType type, float tolerance)
+    {
+        ModelConfig config = TinyModels.Config("gpt2");
+        using var folder = new TemporaryFolder();
+        TinyModels.Write(folder.Path, config, seed: 4, type);
+        using LanguageModel expected = TinyModels.Create(config, seed: 4);
+        using var streamed = StreamedModel.Open(folder.Path);
+        using LanguageModel whole = LanguageModel.Load(folder.Path);
+        using DecoderBlock block = streamed.LoadBlock(1);
+        using var scope = NewDisposeScope();
+        foreach (((string name, var a), (_, var b), (_, var c)) in block.Tensors.Zip(whole.Blocks[1].Tensors, expected.Blocks[1].Tensors))
+        {
+            a.dtype.ShouldBe(ScalarType.Float32);
+            a.equal(b).all().item<bool>().ShouldBeTrue(name);
+            (a - c).abs().max().item<float>().ShouldBeLessThan(tolerance, name);
+        }
+    }
+
+    [Fact]
+    public void A_folder_without_weights_is_a_sentence_and_leaves_no_file_open()
+    {
+        ModelConfig config = TinyModels.Config("opt");
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["config.json"], config.ToJsonText());
+        Should.Throw<EspalierException>(() => StreamedModel.Open(folder.Path));
+        TinyModels.Write(folder.Path, config);
+        File.WriteAllText(folder["config.json"], config.With("num_hidden_layers", 3).ToJsonText());
+        Should.Throw<EspalierException>(() => StreamedModel.Open(folder.Path)).Message.ShouldContain("16 tensors are missing");
+    }
+
     [Fact]
     public void Faults_show_when_it_is_opened()
     {

@@ -12,9 +12,10 @@ public sealed class LayerStatisticsTests
         using var scope = NewDisposeScope();
         using var generator = new Seed(3).Generator("x");
         Tensor x = randn([6, 5, 4], generator: generator);
-        LayerContext one = Collect(x, 1), three = Collect(x, 3);
-        foreach (LayerContext figures in new[] { one, three })
+        foreach (int batch in new[] { 1, 3 })
         {
+            using LayerStatistics statistics = Collect(x, batch);
+            LayerContext figures = statistics.Context("layer", zeros(2, 4));
             Close(figures.InputNorms!, x.pow(2).sum([0, 1]) / 6);
             Tensor rows = x.reshape(-1, 4);
             Close(figures.Hessian!, rows.t().mm(rows) * (2.0 / 6));
@@ -22,15 +23,15 @@ public sealed class LayerStatisticsTests
             Close(figures.InputVariance!, rows.var(0, unbiased: false));
         }
 
-        static LayerContext Collect(Tensor x, int batch)
+        static LayerStatistics Collect(Tensor x, int batch)
         {
-            using var statistics = new LayerStatistics(CalibrationNeeds.InputNorms | CalibrationNeeds.Hessian | CalibrationNeeds.InputMoments, 4, CPU);
+            var statistics = new LayerStatistics(CalibrationNeeds.InputNorms | CalibrationNeeds.Hessian | CalibrationNeeds.InputMoments, 4, CPU);
             for (int i = 0; i < 6; i += batch)
             {
                 statistics.Observe(x.narrow(0, i, batch));
             }
 
-            return statistics.Context("layer", zeros(2, 4));
+            return statistics;
         }
 
         static void Close(Tensor a, Tensor b) => (a - b).abs().max().item<float>().ShouldBeLessThan(1e-4f);

@@ -17,6 +17,8 @@ internal sealed class InverseHessianFactor : IDisposable
     /// <summary>How often the damping is raised tenfold before the layer is given up.</summary>
     private const int Attempts = 4;
 
+    private const long ProductColumns = 512;
+
     private InverseHessianFactor(Tensor u, Tensor dead, double damping, int raised) => (U, Dead, Damping, Raised) = (u, dead, damping, raised);
 
     /// <summary>U [C, C], upper triangular.</summary>
@@ -106,7 +108,14 @@ internal sealed class InverseHessianFactor : IDisposable
         Invert(L.narrow(0, 0, half).narrow(1, 0, half), A);
         Invert(L.narrow(0, half, rest).narrow(1, half, rest), D);
         Tensor B = L.narrow(0, half, rest).narrow(1, 0, half);
-        inverse.narrow(0, half, rest).narrow(1, 0, half).copy_(D.mm(B.mm(A)).neg_());
+        Tensor lowerLeft = inverse.narrow(0, half, rest).narrow(1, 0, half);
+        for (long from = 0; from < half; from += ProductColumns)
+        {
+            // Some columns at a time: the whole product and its copy would be the largest thing in memory.
+            using var part = NewDisposeScope();
+            long count = Math.Min(ProductColumns, half - from);
+            lowerLeft.narrow(1, from, count).copy_(D.mm(B.mm(A.narrow(1, from, count))).neg_());
+        }
     }
 
     // Some rows at a time: a difference of the whole matrix would be the largest thing in memory.

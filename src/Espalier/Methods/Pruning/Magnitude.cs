@@ -41,6 +41,9 @@ public sealed partial class Magnitude : IMaskingCriterion
     public Scope DefaultScope => Scope.Layer;
 
     /// <inheritdoc/>
+    public bool HasOwnCount => Count is MagnitudeCount.Compat;
+
+    /// <inheritdoc/>
     public Tensor Score(LayerContext layer) => layer.Weight.detach().abs();
 
     /// <inheritdoc/>

@@ -13,7 +13,7 @@ public sealed partial class SparseGpt
         Tensor X = c.Input("X");
         using var statistics = new LayerStatistics(CalibrationNeeds.Hessian, X.shape[^1], X.device);
         statistics.Observe(X);
-        return new Dictionary<string, Tensor> { ["H"] = statistics.Context("X", X).Hessian! };
+        return new Dictionary<string, Tensor> { ["H"] = statistics.Context("X", X).Hessian!.clone() };
     }
 
     [ParityOp("sparsegpt.prune")]

@@ -1,5 +1,5 @@
 using Espalier.Catalogue;
-using Espalier.Runtime;
+using Espalier.Evaluation;
 using Espalier.Sparsity;
 using Espalier.Verification;
 using static TorchSharp.torch;
@@ -35,14 +35,9 @@ public sealed partial class Wanda
     [ParityOp("wanda.perplexity")]
     internal static IReadOnlyDictionary<string, Tensor> PerplexityOp(ParityCase c)
     {
-        Tensor logits = c.Input("logits"), tokens = c.Input("tokens");
-        long length = c.Parameter<long>("seqlen"), segments = tokens.numel() / length;
-        EspalierException.Require(segments >= 1, $"{tokens.numel()} tokens hold no segment of {length}.");
-        EspalierException.Require(logits.shape[0] == segments && logits.shape[1] == length, $"The logits are [{string.Join(", ", logits.shape)}], not [{segments}, {length}, vocabulary].");
-        Tensor labels = tokens.narrow(0, 0, segments * length).reshape(segments, length);
-        Tensor predicted = logits.narrow(1, 0, length - 1).reshape(-1, logits.shape[2]);
-        Tensor loss = nn.functional.cross_entropy(predicted.to(ScalarType.Float64), labels.narrow(1, 1, length - 1).reshape(-1));
-        return new Dictionary<string, Tensor> { ["ppl"] = loss.exp(), ["segments"] = tensor(segments) };
+        long length = c.Parameter<long>("seqlen");
+        PerplexityResult result = Perplexity.FromLogits(c.Input("logits"), c.Input("tokens"), length);
+        return new Dictionary<string, Tensor> { ["ppl"] = tensor(result.Value), ["segments"] = tensor((long)result.Segments) };
     }
 
     private static Dictionary<string, Tensor> Outputs(ParityCase c, Func<Tensor, Tensor> choose)

@@ -33,6 +33,9 @@ public sealed partial class Wanda : IMaskingCriterion
     public Scope DefaultScope => Scope.Row;
 
     /// <inheritdoc/>
+    public bool HasOwnCount => UseVariant;
+
+    /// <inheritdoc/>
     public Tensor Score(LayerContext layer)
     {
         EspalierException.Require(layer.InputNorms is not null, $"Wanda needs the input norms of {layer.Name}; give the plan calibration text.");

@@ -1,0 +1,169 @@
+using System.CommandLine;
+using System.Globalization;
+using Espalier.Data;
+using Espalier.Evaluation;
+using Espalier.Models;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+using Espalier.Training;
+using static TorchSharp.torch;
+
+namespace Espalier.Cli.Commands;
+
+/// <summary><c>espalier train</c>: trains a language model, from random weights or from a checkpoint.</summary>
+internal sealed class TrainCommand : EspalierCommand
+{
+    private const string StateFolderName = "training-state", LogFolderName = "training-log";
+
+    private readonly Option<string> _config = new("--config") { Description = "A config.json to start from random weights, or a model (folder or hub id) to go on from.", HelpName = "file|MODEL", Required = true };
+    private readonly Option<string?> _tokenizer = new("--tokenizer") { Description = "The tokeniser's folder (default: the model's own).", HelpName = "folder" };
+    private readonly Option<string[]> _data = new("--data") { Description = $"The training text: {Inputs.DataForms}; may be given several times.", HelpName = "data", Required = true };
+    private readonly Option<string?> _evalData = new("--eval-data") { Description = "Text to measure perplexity on at the end.", HelpName = "data" };
+    private readonly Option<int> _evalWindows = new("--eval-windows") { Description = "The most evaluation windows; 0 takes all.", HelpName = "N", DefaultValueFactory = _ => 0 };
+    private readonly Option<string> _out = new("--out", "-o") { Description = "The output folder.", HelpName = "folder", Required = true };
+    private readonly Option<int> _batch = new("--batch") { Description = "Windows per step.", HelpName = "N", DefaultValueFactory = _ => 16 };
+    private readonly Option<int> _length = new("--length") { Description = "Tokens per window.", HelpName = "N", DefaultValueFactory = _ => 256 };
+    private readonly Option<long> _seed = new("--seed") { Description = "The seed of weights and order.", HelpName = "N", DefaultValueFactory = _ => 0 };
+    private readonly Option<bool> _resume = new("--resume") { Description = "Goes on where a stopped run with the same words left off." };
+    private readonly Option<string> _type = new Option<string>("--dtype") { Description = "How weights are stored.", HelpName = "type", DefaultValueFactory = _ => "float32" }.AcceptOnlyFromAmong("float32", "bfloat16", "float16");
+    private readonly TrainingWords _words = new();
+
+    public TrainCommand()
+        : base("train", "Trains a language model, from random weights or from a checkpoint, and writes it for other tools to load.",
+            "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine",
+            "espalier train --config ./mine --data more.jsonl --steps 500 --lr 2e-4 --schedule cosine --warmup 50 --out ./more",
+            "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine --resume")
+    {
+        foreach (Option option in new Option[] { _config, _tokenizer, _data, _evalData, _evalWindows, _batch, _length })
+        {
+            Add(option);
+        }
+
+        foreach (Option option in _words.All)
+        {
+            Add(option);
+        }
+
+        foreach (Option option in new Option[] { _seed, _resume, _type, _out })
+        {
+            Add(option);
+        }
+    }
+
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    {
+        TrainingOptions options = _words.Read(parsed);
+        string output = Path.GetFullPath(parsed.GetRequiredValue(_out)), state = Path.Combine(output, StateFolderName);
+        bool resume = parsed.GetValue(_resume);
+        EspalierException.Require(resume || !TrainingLoop.HasState(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
+        EspalierException.Require(!resume || TrainingLoop.HasState(state), $"{output} holds no unfinished training to go on with; leave --resume out.");
+
+        string? start = await StartAsync(parsed.GetRequiredValue(_config), context, cancellation).ConfigureAwait(false);
+        string tokenizerFolder = parsed.GetValue(_tokenizer) ?? start
+            ?? throw new EspalierException("A model from random weights has no tokeniser of its own; name one with --tokenizer.");
+        Tokenizer tokenizer = Tokenizer.Load(tokenizerFolder);
+        var seed = new Seed(parsed.GetValue(_seed));
+        using LanguageModel model = start is not null
+            ? Inputs.Load(start, context)
+            : LanguageModel.Random(ModelConfig.Parse(File.ReadAllText(parsed.GetRequiredValue(_config)), parsed.GetRequiredValue(_config)), seed, context.Device);
+
+        context.Progress.Say("Reading the training text.");
+        int[] tokens = LanguageModelTraining.Join(parsed.GetRequiredValue(_data).SelectMany(d => Inputs.Text(d, context, cancellation).Documents), tokenizer);
+        context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(tokens.Length)} tokens of text.");
+        var training = new LanguageModelTraining(options)
+        {
+            Batch = parsed.GetValue(_batch),
+            Length = parsed.GetValue(_length),
+            Seed = seed,
+            Resume = resume,
+            StateFolder = state,
+            LogFolder = Path.Combine(output, LogFolderName),
+            Progress = context.Progress,
+        };
+        TrainingResult result = Train(training, model, tokens, start, context, cancellation);
+        LanguageModelTraining.Save(model, output, TypeOf(parsed.GetRequiredValue(_type)), tokenizerFolder);
+        if (Directory.Exists(state))
+        {
+            // The checkpoint is on the disk; the optimiser's state is of no further use.
+            Directory.Delete(state, recursive: true);
+        }
+
+        PerplexityResult? quality = Evaluate(parsed, model, tokenizer, context, cancellation);
+        Show(output, model, result, quality, context);
+        return ExitCode.Success;
+    }
+
+    /// <summary>The folder of a checkpoint to start from, or null for a configuration file.</summary>
+    private static async Task<string?> StartAsync(string word, CommandContext context, CancellationToken cancellation) =>
+        File.Exists(word) && !word.EndsWith(".safetensors", StringComparison.Ordinal) ? null : await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
+
+    private static TrainingResult Train(LanguageModelTraining training, LanguageModel model, int[] tokens, string? start, CommandContext context, CancellationToken cancellation)
+    {
+        // A pruned checkpoint stays as sparse as it is.
+        Dictionary<string, Tensor>? masks = start is not null && File.Exists(Path.Combine(start, SparsityMasks.FileName))
+            ? SparsityMasks.Load(start).ToDictionary(m => m.Key, m => m.Value.ToTensor(context.Device))
+            : null;
+        try
+        {
+            return training.Run(model, tokens, masks, context.Device, cancellation);
+        }
+        catch (OperationCanceledException)
+        {
+            context.Progress.Say("The state is saved; the same command with --resume goes on from here.");
+            throw;
+        }
+        finally
+        {
+            foreach (Tensor mask in masks?.Values.ToArray() ?? [])
+            {
+                mask.Dispose();
+            }
+        }
+    }
+
+    private PerplexityResult? Evaluate(ParseResult parsed, LanguageModel model, Tokenizer tokenizer, CommandContext context, CancellationToken cancellation)
+    {
+        if (parsed.GetValue(_evalData) is not { } reference)
+        {
+            return null;
+        }
+
+        using var scope = NewDisposeScope();
+        long[][] windows = TextWindows.Consecutive(Inputs.Text(reference, context, cancellation), tokenizer, parsed.GetValue(_length), parsed.GetValue(_evalWindows));
+        return Perplexity.Evaluate(model, stack([.. windows.Select(w => tensor(w))]), progress: context.Progress, cancellation: cancellation);
+    }
+
+    private static void Show(string output, LanguageModel model, TrainingResult result, PerplexityResult? quality, CommandContext context) => context.Show(
+        new
+        {
+            folder = output,
+            parameters = model.ParameterCount,
+            result.Steps,
+            result.FinalLoss,
+            result.BestLoss,
+            result.BestStep,
+            result.StoppedEarly,
+            result.Seconds,
+            perplexity = quality?.Value,
+            perplexityWindows = quality?.Segments,
+        },
+        () =>
+        {
+            string stopped = result.StoppedEarly ? " (stopped early)" : "";
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"{result.Steps} steps in {Text.Duration(TimeSpan.FromSeconds(result.Seconds))}{stopped}: loss {result.FinalLoss:0.###}, best {result.BestLoss:0.###} at step {result.BestStep}"));
+            if (quality is not null)
+            {
+                context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"perplexity {quality.Value:0.##} on {quality.Segments} evaluation windows"));
+            }
+
+            context.Output.WriteLine($"written to {output}");
+        });
+
+    private static ScalarType TypeOf(string word) => word switch
+    {
+        "bfloat16" => ScalarType.BFloat16,
+        "float16" => ScalarType.Float16,
+        _ => ScalarType.Float32,
+    };
+}

@@ -1,0 +1,45 @@
+using System.CommandLine;
+using Espalier.Training;
+
+namespace Espalier.Cli.Commands;
+
+/// <summary>The words of <see cref="TrainingOptions"/> on the command line, with its defaults.</summary>
+internal sealed class TrainingWords
+{
+    private static readonly TrainingOptions Defaults = new();
+
+    private readonly Option<int> _steps = new("--steps") { Description = "Optimiser steps.", HelpName = "N", DefaultValueFactory = _ => Defaults.Steps };
+    private readonly Option<double> _rate = new("--lr") { Description = "The peak learning rate.", HelpName = "rate", DefaultValueFactory = _ => Defaults.LearningRate };
+    private readonly Option<string> _schedule = new Option<string>("--schedule") { Description = "The learning rate after the warm-up.", HelpName = "word", DefaultValueFactory = _ => Defaults.Schedule }.AcceptOnlyFromAmong("constant", "linear", "cosine");
+    private readonly Option<int> _warmup = new("--warmup") { Description = "Steps that warm the learning rate up.", HelpName = "N", DefaultValueFactory = _ => 0 };
+    private readonly Option<string> _optimizer = new Option<string>("--optimizer") { Description = "The optimiser.", HelpName = "word", DefaultValueFactory = _ => Defaults.Optimizer }.AcceptOnlyFromAmong("adamw", "sgd");
+    private readonly Option<double> _decay = new("--weight-decay") { Description = "Decoupled weight decay.", HelpName = "share", DefaultValueFactory = _ => Defaults.WeightDecay };
+    private readonly Option<double> _beta1 = new("--beta1") { Description = "AdamW: decay of the mean of gradients.", HelpName = "share", DefaultValueFactory = _ => Defaults.Beta1 };
+    private readonly Option<double> _beta2 = new("--beta2") { Description = "AdamW: decay of the mean of squared gradients.", HelpName = "share", DefaultValueFactory = _ => Defaults.Beta2 };
+    private readonly Option<double> _momentum = new("--momentum") { Description = "SGD: momentum.", HelpName = "share", DefaultValueFactory = _ => Defaults.Momentum };
+    private readonly Option<double?> _clip = new("--clip") { Description = "Scales gradients with a larger norm down to it.", HelpName = "norm" };
+    private readonly Option<int> _accumulate = new("--accumulate") { Description = "Batches whose mean gradient makes one step.", HelpName = "N", DefaultValueFactory = _ => Defaults.Accumulation };
+    private readonly Option<int> _saveEvery = new("--save-every") { Description = "Steps between two saved states; 0 saves only when stopped.", HelpName = "N", DefaultValueFactory = _ => Defaults.SaveEvery };
+
+    /// <summary>The options in the order of the help text.</summary>
+    public IEnumerable<Option> All =>
+        [_steps, _rate, _schedule, _warmup, _optimizer, _decay, _beta1, _beta2, _momentum, _clip, _accumulate, _saveEvery];
+
+    /// <summary>What was said.</summary>
+    /// <exception cref="Espalier.Runtime.EspalierException">For values that are not possible.</exception>
+    public TrainingOptions Read(ParseResult parsed) => new TrainingOptions
+    {
+        Steps = parsed.GetValue(_steps),
+        LearningRate = parsed.GetValue(_rate),
+        Schedule = parsed.GetRequiredValue(_schedule),
+        WarmupSteps = parsed.GetValue(_warmup),
+        Optimizer = parsed.GetRequiredValue(_optimizer),
+        WeightDecay = parsed.GetValue(_decay),
+        Beta1 = parsed.GetValue(_beta1),
+        Beta2 = parsed.GetValue(_beta2),
+        Momentum = parsed.GetValue(_momentum),
+        ClipNorm = parsed.GetValue(_clip),
+        Accumulation = parsed.GetValue(_accumulate),
+        SaveEvery = parsed.GetValue(_saveEvery),
+    }.Validate();
+}

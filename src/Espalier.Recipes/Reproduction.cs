@@ -1,0 +1,121 @@
+using System.Reflection;
+using System.Text.Json;
+using Espalier.Checkpoints;
+using Espalier.Evaluation;
+using Espalier.Reporting;
+using Espalier.Runtime;
+
+namespace Espalier.Recipes;
+
+/// <summary>Runs a recipe over several seeds and states the verdict. A finished seed is durable: the same command continues.</summary>
+public static class Reproduction
+{
+    /// <summary>The recipes there are, by slug.</summary>
+    public static IReadOnlyDictionary<string, Type> All { get; } = typeof(Recipe).Assembly.GetTypes()
+        .Where(t => !t.IsAbstract && t.IsSubclassOf(typeof(Recipe)))
+        .ToDictionary(t => t.GetCustomAttribute<ReproducesAttribute>()!.Slug, StringComparer.OrdinalIgnoreCase);
+
+    /// <summary>The recipe of a system.</summary>
+    /// <exception cref="EspalierException">When there is none.</exception>
+    public static Recipe For(string slug) => All.TryGetValue(slug, out Type? type)
+        ? (Recipe)Activator.CreateInstance(type)!
+        : throw new EspalierException($"There is no reproduction of '{slug}'; there are: {string.Join(", ", All.Keys.Order(StringComparer.Ordinal))}.");
+
+    /// <summary>Runs the arms of a recipe with every seed that has not been run before, then judges and writes the report.</summary>
+    /// <param name="slug">The system.</param>
+    /// <param name="context">Size, device, progress.</param>
+    /// <param name="seeds">The seeds.</param>
+    /// <param name="folder">Where <c>seed-N.json</c>, <c>report.json</c> and <c>report.html</c> go.</param>
+    public static ReproductionReport Run(string slug, RecipeContext context, IReadOnlyList<long> seeds, string folder)
+    {
+        Recipe recipe = For(slug);
+        Directory.CreateDirectory(folder);
+        string setting = $"{context.Size}: {recipe.Setting}";
+        var measured = new Dictionary<long, IReadOnlyList<Measurement>>();
+        foreach (long seed in seeds)
+        {
+            context.Cancellation.ThrowIfCancellationRequested();
+            string path = Path.Combine(folder, $"seed-{seed}.json");
+            SeedFile? earlier = Read(path);
+            if (earlier is not null && earlier.Setting == setting && earlier.Model == context.Model)
+            {
+                context.Progress.Say($"Seed {seed} was run before ({path}).");
+                measured[seed] = earlier.Measurements;
+                continue;
+            }
+
+            context.Progress.Say($"Seed {seed}:");
+            IReadOnlyList<Measurement> result = recipe.Run(context, new Seed(seed));
+            AtomicFile.WriteText(path, JsonSerializer.Serialize(new SeedFile(setting, context.Model, result), Json));
+            measured[seed] = result;
+        }
+
+        var results = new RecipeResults(measured);
+        ReproductionReport report = Summarise(slug, recipe, results, context.Size);
+        ReportJson.Save(Path.Combine(folder, "report.json"), report);
+        ReproductionPage.Make(report).Save(Path.Combine(folder, "report.html"));
+        return report;
+    }
+
+    private static JsonSerializerOptions Json { get; } = new() { WriteIndented = true };
+
+    private static ReproductionReport Summarise(string slug, Recipe recipe, RecipeResults results, RecipeSize size)
+    {
+        var rows = recipe.Arms.Select(arm => new ArmSummary(arm, results.Metrics
+            .Where(m => results.Values(arm, m).Length > 0)
+            .ToDictionary(m => m, m =>
+            {
+                MeanEstimate estimate = Significance.Mean(results.Values(arm, m));
+                return new MetricSummary(estimate.Mean, estimate.Count > 1 ? estimate.StandardDeviation : null, estimate.Count > 1 ? estimate.HalfWidth : null, results.Values(arm, m));
+            }))).ToList();
+        IReadOnlyList<Check> checks = size is RecipeSize.Smoke ? [] : recipe.Judge(results);
+        string verdict = size is RecipeSize.Smoke ? "not judged (smoke size)"
+            : results.Seeds.Count < 3 ? "not judged (fewer than three seeds)"
+            : checks.All(c => c.Holds) ? "shown" : "not shown";
+        return new ReproductionReport(slug, recipe.Claim, recipe.Setting, size.ToString().ToLowerInvariant(), results.Seeds, recipe.Metric, recipe.LowerIsBetter,
+            rows, checks, verdict, recipe.FullPlan, Machine.Describe());
+    }
+
+    private static SeedFile? Read(string path)
+    {
+        try
+        {
+            return File.Exists(path) ? JsonSerializer.Deserialize<SeedFile>(File.ReadAllText(path)) : null;
+        }
+        catch (JsonException)
+        {
+            return null; // a damaged file is measured anew
+        }
+    }
+
+    private sealed record SeedFile(string Setting, string? Model, IReadOnlyList<Measurement> Measurements);
+}
+
+/// <summary>What a reproduction found.</summary>
+/// <param name="System">The slug.</param>
+/// <param name="Claim">The claim.</param>
+/// <param name="Setting">What was measured on what.</param>
+/// <param name="Size">smoke or quick.</param>
+/// <param name="Seeds">The seeds.</param>
+/// <param name="Metric">The figure that the comparison is drawn by.</param>
+/// <param name="LowerIsBetter">Whether a lower figure is better.</param>
+/// <param name="Arms">The arms with all their metrics.</param>
+/// <param name="Checks">The conditions of the verdict.</param>
+/// <param name="Verdict">shown, not shown, or why it was not judged.</param>
+/// <param name="FullPlan">The plan of the full reproduction.</param>
+/// <param name="Machine">What it was measured on.</param>
+public sealed record ReproductionReport(
+    string System, string Claim, string Setting, string Size, IReadOnlyList<long> Seeds, string Metric, bool LowerIsBetter,
+    IReadOnlyList<ArmSummary> Arms, IReadOnlyList<Check> Checks, string Verdict, string FullPlan, IReadOnlyDictionary<string, string> Machine);
+
+/// <summary>One arm.</summary>
+/// <param name="Arm">Its name.</param>
+/// <param name="Metrics">Its metrics by name.</param>
+public sealed record ArmSummary(string Arm, IReadOnlyDictionary<string, MetricSummary> Metrics);
+
+/// <summary>One metric over seeds.</summary>
+/// <param name="Mean">The mean.</param>
+/// <param name="StandardDeviation">The sample standard deviation; null for one seed.</param>
+/// <param name="HalfWidth">Half of the 95 % interval; null for one seed.</param>
+/// <param name="Values">Seed by seed.</param>
+public sealed record MetricSummary(double Mean, double? StandardDeviation, double? HalfWidth, IReadOnlyList<double> Values);

@@ -1,0 +1,78 @@
+using Espalier.Checkpoints;
+using Espalier.Data;
+using Espalier.Models;
+using Espalier.Runtime;
+using Espalier.Training;
+using static TorchSharp.torch;
+
+namespace Espalier.Pruning;
+
+/// <summary>Turns a request in words into a job: finds the model and the texts, and cuts them into windows.</summary>
+public static class PruneJobs
+{
+    private const int LongestCalibration = 2048, LongestContext = 4096;
+
+    /// <summary>Makes the job of a request.</summary>
+    /// <param name="request">The request.</param>
+    /// <param name="device">Where to compute.</param>
+    /// <param name="fresh">Start over where unfinished work lies in the output folder.</param>
+    /// <param name="progress">Where progress is told.</param>
+    /// <param name="cancellation">Ends the work early.</param>
+    /// <exception cref="EspalierException">For parts that are unknown or do not go together, and for texts or models that are not there.</exception>
+    public static PruningJob Make(PruneRequest request, Device device, bool fresh, IProgressSink progress, CancellationToken cancellation = default)
+    {
+        PruningPlan plan = request.ToPlan();
+        string folder = Hub.Resolve(request.Model, progress, cancellation);
+        ModelConfig config = ModelConfig.Load(folder);
+        DataSection data = request.Data;
+        bool needsText = plan.NeedsActivations || plan.Retraining is not null || data.Evaluation is not null || data.Prompts.Count > 0;
+        Tokenizer? tokenizer = needsText ? Tokenizer.Load(folder) : null;
+
+        TextDataset Open(string reference) => TextDataset.Open(DataReference.Parse(reference), id => Hub.ResolveDataset(id, progress, cancellation: cancellation));
+        var described = new Dictionary<string, string>();
+        long[][] calibration = [], evaluation = [];
+        if (plan.NeedsActivations && data.Calibration is not null)
+        {
+            int length = data.Length ?? Math.Min(config.MaxPositions, LongestCalibration);
+            progress.Say($"Reading calibration text {data.Calibration}.");
+            calibration = TextWindows.Random(Open(data.Calibration), tokenizer!, data.Samples, length, plan.Seed, progress);
+            described["calibration"] = $"{data.Calibration}, {Fingerprint.Windows(calibration)} of {length} tokens";
+        }
+
+        if (data.Evaluation is not null)
+        {
+            int context = data.Context ?? Math.Min(config.MaxPositions, LongestContext);
+            progress.Say($"Reading evaluation text {data.Evaluation}.");
+            evaluation = TextWindows.Consecutive(Open(data.Evaluation), tokenizer!, context, data.Windows);
+            described["evaluation"] = $"{data.Evaluation}, {Fingerprint.Windows(evaluation)} of {context} tokens";
+        }
+
+        string? training = data.Train ?? data.Calibration;
+        if (plan.Retraining is not null && training is not null)
+        {
+            described["retraining"] = training;
+        }
+
+        return new PruningJob
+        {
+            Model = request.Model,
+            Folder = folder,
+            Out = Path.GetFullPath(request.Out),
+            Plan = plan,
+            Calibration = calibration,
+            Evaluation = evaluation,
+            RetrainingText = plan.Retraining is null || training is null ? null : (batch, length) =>
+            {
+                var text = new PackedTokens(LanguageModelTraining.Join(Open(training).Documents, tokenizer!), batch, length, new Seed(plan.Seed.For("retraining text")));
+                return (step, micro) => text.Batch(step + micro).to(device);
+            },
+            Prompts = data.Prompts,
+            Tokenizer = tokenizer,
+            Data = described,
+            Device = device,
+            Memory = request.Memory is null ? null : Text.ParseBytes(request.Memory),
+            Fresh = fresh,
+            PlanYaml = request.ToYaml(),
+        };
+    }
+}
