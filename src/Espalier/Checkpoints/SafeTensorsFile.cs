@@ -59,7 +59,7 @@ public sealed class SafeTensorsFile : ITensorSource, IDisposable
         try
         {
             // Delete is shared so that a new version may be renamed over the file while it is being read.
-            handle = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete, FileOptions.RandomAccess);
+            handle = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete);
         }
         catch (Exception fault) when (fault is IOException or UnauthorizedAccessException)
         {
