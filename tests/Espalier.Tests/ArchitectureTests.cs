@@ -9,7 +9,7 @@ public sealed class ArchitectureTests
     /// <summary>From the ground up.</summary>
     private static readonly string[] Floors =
     [
-        "Runtime", "Catalogue", "Checkpoints", "Verification", "Data", "Models", "Sparsity", "Training", "Evaluation", "Reporting", "Pruning", "Methods", "Recipes", "Cli",
+        "Runtime", "Catalogue", "Checkpoints", "Data", "Models", "Verification", "Sparsity", "Training", "Evaluation", "Reporting", "Pruning", "Methods", "Recipes", "Cli",
     ];
 
     private static readonly IReadOnlyList<AssemblyDefinition> House =

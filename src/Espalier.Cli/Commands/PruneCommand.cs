@@ -66,25 +66,32 @@ internal sealed class PruneCommand : EspalierCommand
     {
         string word = parsed.GetRequiredValue(_model);
         bool isPlan = word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase);
-        PlanDocument document = isPlan ? PlanDocument.Read(word) : PlanDocument.ForModel(word);
+        PlanFile plan = isPlan ? PlanFile.Read(word) : PlanFile.Empty.With("model", word);
         foreach ((Option<string?> option, string path) in _words)
         {
-            document.Set(path, parsed.GetValue(option));
+            if (parsed.GetValue(option) is { } value)
+            {
+                // "retrain: perp" with --steps 200 becomes a map that names the method.
+                string section = path.Split('.')[0];
+                plan = section == "retrain" && plan.Values.GetValueOrDefault(section) is string method
+                    ? plan.With(section, new Dictionary<string, object?> { ["method"] = method })
+                    : plan;
+                plan = plan.With(path, value);
+            }
         }
 
         if (parsed.GetValue(_prompts) is { Length: > 0 } prompts)
         {
-            document.Set("data.prompts", prompts);
+            plan = plan.With("data.prompts", prompts);
         }
 
-        if (document.Root.GetValueOrDefault("retrain") is Dictionary<string, object?> retrain && retrain.GetValueOrDefault("method") is null or "none")
+        if (plan.Values.GetValueOrDefault("retrain") is IReadOnlyDictionary<string, object?> retrain && !retrain.ContainsKey("method"))
         {
-            EspalierException.Require(!retrain.Keys.Any(k => k != "method"), $"--{retrain.Keys.First(k => k != "method")} belongs to retraining, but no method was named; add --retrain perp.");
-            document.Set("retrain", "none");
+            throw new EspalierException($"--{retrain.Keys.First().Replace("learning_rate", "lr", StringComparison.Ordinal)} belongs to retraining, but no method was named; add --retrain perp.");
         }
 
-        EspalierException.Require(document.Root.ContainsKey("out"), "The output folder is missing; name it with --out DIR (or `out:` in the plan).");
-        PruneRequest request = PruneRequest.Parse(document.Root);
+        EspalierException.Require(plan.Values.ContainsKey("out"), "The output folder is missing; name it with --out DIR (or `out:` in the plan).");
+        var request = plan.Bind<PruneRequest>();
         PruningJob job = await Task.Run(() => PruneJobs.Make(request, context.Device, parsed.GetValue(_fresh), context.Progress, cancellation), cancellation).ConfigureAwait(false);
         PruningPreview preview = Pruner.Preview(job);
         if (!context.Settings.Json)

@@ -24,6 +24,7 @@ internal sealed class TrainCommand : EspalierCommand
     private readonly Option<int> _batch = new("--batch") { Description = "Windows per step.", HelpName = "N", DefaultValueFactory = _ => 16 };
     private readonly Option<int> _length = new("--length") { Description = "Tokens per window.", HelpName = "N", DefaultValueFactory = _ => 256 };
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of weights and order.", HelpName = "N", DefaultValueFactory = _ => 0 };
+    private readonly Option<int?> _stopAfter = new("--stop-after") { Description = "Ends after so many steps of a schedule laid out for --steps.", HelpName = "N" };
     private readonly Option<bool> _resume = new("--resume") { Description = "Goes on where a stopped run with the same words left off." };
     private readonly Option<string> _type = new Option<string>("--dtype") { Description = "How weights are stored.", HelpName = "type", DefaultValueFactory = _ => "float32" }.AcceptOnlyFromAmong("float32", "bfloat16", "float16");
     private readonly TrainingWords _words = new();
@@ -44,7 +45,7 @@ internal sealed class TrainCommand : EspalierCommand
             Add(option);
         }
 
-        foreach (Option option in new Option[] { _seed, _resume, _type, _out })
+        foreach (Option option in new Option[] { _seed, _stopAfter, _resume, _type, _out })
         {
             Add(option);
         }
@@ -76,6 +77,7 @@ internal sealed class TrainCommand : EspalierCommand
             Length = parsed.GetValue(_length),
             Seed = seed,
             Resume = resume,
+            StopAfter = parsed.GetValue(_stopAfter),
             StateFolder = state,
             LogFolder = Path.Combine(output, LogFolderName),
             Progress = context.Progress,
@@ -97,11 +99,18 @@ internal sealed class TrainCommand : EspalierCommand
     private static async Task<string?> StartAsync(string word, CommandContext context, CancellationToken cancellation) =>
         File.Exists(word) && !word.EndsWith(".safetensors", StringComparison.Ordinal) ? null : await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
 
+    // Masks are [out, in]; a weight may be stored the other way round.
+    private static Dictionary<string, Tensor> StoredMasks(IReadOnlyDictionary<string, SparsityMask> masks, LanguageModel model, CommandContext context)
+    {
+        var turned = model.Blocks.SelectMany(b => b.Linears).Where(l => l.Linear.Layout is WeightLayout.InOut).Select(l => l.Name).ToHashSet(StringComparer.Ordinal);
+        return masks.ToDictionary(m => m.Key, m => turned.Contains(m.Key) ? m.Value.ToTensor(context.Device).t().contiguous() : m.Value.ToTensor(context.Device));
+    }
+
     private static TrainingResult Train(LanguageModelTraining training, LanguageModel model, int[] tokens, string? start, CommandContext context, CancellationToken cancellation)
     {
         // A pruned checkpoint stays as sparse as it is.
         Dictionary<string, Tensor>? masks = start is not null && File.Exists(Path.Combine(start, SparsityMasks.FileName))
-            ? SparsityMasks.Load(start).ToDictionary(m => m.Key, m => m.Value.ToTensor(context.Device))
+            ? StoredMasks(SparsityMasks.Load(start), model, context)
             : null;
         try
         {

@@ -19,6 +19,9 @@ public sealed class LanguageModelTraining(TrainingOptions options)
     /// <summary>The seed of weights and order of the text.</summary>
     public Seed Seed { get; init; }
 
+    /// <summary>Ends after this many steps, wherever the schedule then is; null runs all of them.</summary>
+    public int? StopAfter { get; init; }
+
     /// <summary>Continue from the state in <see cref="StateFolder"/>.</summary>
     public bool Resume { get; init; }
 
@@ -48,6 +51,7 @@ public sealed class LanguageModelTraining(TrainingOptions options)
         using var loop = new TrainingLoop(options, trainable, new LanguageModelObjective(model, (step, micro) => text.Batch((step * options.Accumulation) + micro).to(device)))
         {
             Masks = masks,
+            Hooks = StopAfter is { } last ? [new StopHook(last)] : [],
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,
@@ -79,5 +83,18 @@ public sealed class LanguageModelTraining(TrainingOptions options)
         }
 
         writer.Commit();
+    }
+
+    private sealed class StopHook(int last) : ITrainingHook
+    {
+        public string Name => "stop after";
+
+        public void AfterStep(TrainingStep step)
+        {
+            if (step.Index + 1 >= last)
+            {
+                step.Stop();
+            }
+        }
     }
 }

@@ -22,6 +22,6 @@ public sealed class ParityCasesTests
 
         long before = Parameters.LiveTensors;
         ParityVerifier.Run(Folder, system);
-        Parameters.LiveTensors.ShouldBe(before);
+        Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(before); // garbage of earlier tests may go meanwhile
     }
 }
