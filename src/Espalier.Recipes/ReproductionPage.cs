@@ -71,6 +71,7 @@ public static class ReproductionPage
 
     private static string Number(double value) => Math.Abs(value) switch
     {
+        _ when value == Math.Floor(value) && Math.Abs(value) >= 100 => value.ToString("N0", CultureInfo.InvariantCulture),
         >= 10_000 => value.ToString("N0", CultureInfo.InvariantCulture),
         >= 100 => value.ToString("F1", CultureInfo.InvariantCulture),
         >= 1 => value.ToString("F2", CultureInfo.InvariantCulture),

@@ -38,7 +38,7 @@ internal sealed class QuickstartCommand : EspalierCommand
             Prune = new PruneSection { Criterion = "wanda", Sparsity = parsed.GetValue(_sparsity) },
             Retrain = new Dictionary<string, object?>
             {
-                ["method"] = "perp", ["subset"] = "norms,masklora", ["rank"] = 2, ["alpha"] = 4, ["steps"] = 80, ["batch"] = 8, ["length"] = 128,
+                ["method"] = "perp", ["subset"] = "norms,masklora", ["rank"] = 2, ["alpha"] = 4, ["steps"] = 150, ["batch"] = 8, ["length"] = 128,
             },
         };
         PruningJob job = await Task.Run(() => PruneJobs.Make(request, context.Device, fresh: true, context.Progress, cancellation), cancellation).ConfigureAwait(false);

@@ -12,7 +12,7 @@ public static class PruningReportPage
     /// <summary>Makes the page.</summary>
     public static ReportPage Make(PruningReport report)
     {
-        ReportPage page = new ReportPage($"{report.Model}, pruned", Headline(report)) { Kicker = "Espalier pruning report", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
+        ReportPage page = new ReportPage($"{ShortName(report.Model)}, pruned", Headline(report)) { Kicker = "Espalier pruning report", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
             .Add(new Figures([.. KeyFigures(report)]));
         if (report.Warnings.Count > 0)
         {
@@ -136,6 +136,9 @@ public static class PruningReportPage
         string[] parts = [.. name.Split('.').Where(p => p != "weight")];
         return string.Join('.', parts[^Math.Min(2, parts.Length)..]);
     }
+
+    // A hub id as it is; of a path its last part.
+    private static string ShortName(string model) => Path.IsPathRooted(model) || model.StartsWith('.') ? Path.GetFileName(model.TrimEnd('/', '\\')) : model;
 
     private static string Error(double? value) => value is { } v ? v.ToString("G3", CultureInfo.InvariantCulture) : "";
 
