@@ -1,0 +1,70 @@
+using Espalier.Models;
+using Espalier.Pruning;
+using Espalier.Reporting;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+
+namespace Espalier.Tests.Cli;
+
+public sealed class PruneCommandTests
+{
+    [Fact]
+    public async Task Prune_writes_a_checkpoint_a_report_and_a_plan_that_gives_the_same_bytes_again()
+    {
+        using var folder = new TemporaryFolder();
+        string first = folder["first"], second = folder["second"];
+        Tool tool = await Tool.RunAsync("prune", Assets.DefaultModel, "--criterion", "magnitude", "--sparsity", "0.5", "--out", first);
+        tool.Code.ShouldBe(0, tool.Error);
+        tool.Output.ShouldContain("50 % of the prunable weights are zero");
+        PruningReport report = ReportJson.Load<PruningReport>(Path.Combine(first, "report.json"));
+        report.Pruned.ShouldBe(report.Prunable / 2);
+        File.ReadAllText(Path.Combine(first, "report.html")).ShouldContain("<svg");
+
+        Tool again = await Tool.RunAsync("prune", Path.Combine(first, "plan.yaml"), "--out", second);
+        again.Code.ShouldBe(0, again.Error);
+        File.ReadAllBytes(Path.Combine(second, "model.safetensors")).ShouldBe(File.ReadAllBytes(Path.Combine(first, "model.safetensors")));
+    }
+
+    [Theory]
+    [InlineData("A sparsity of 1.5 is not possible", "--sparsity", "1.5")]
+    [InlineData("groups of 7", "--criterion", "magnitude", "--pattern", "2:7")]
+    [InlineData("Did you mean 'wanda'", "--criterion", "wandaa", "--sparsity", "0.5")]
+    [InlineData("add --retrain perp", "--sparsity", "0.5", "--steps", "3")]
+    [InlineData("needs calibration text", "--sparsity", "0.5")]
+    [InlineData("ranks weights within each group", "--pattern", "2:4", "--scope", "row")]
+    public async Task A_plan_that_cannot_work_gets_a_sentence_and_writes_nothing(string sentence, params string[] words)
+    {
+        using var folder = new TemporaryFolder();
+        Tool tool = await Tool.RunAsync(["prune", Assets.DefaultModel, "--out", folder["out"], .. words], CancellationToken.None);
+        tool.Code.ShouldBe(2);
+        tool.Error.ShouldContain(sentence);
+        Directory.Exists(folder["out"]).ShouldBeFalse();
+    }
+
+    [Fact]
+    public async Task A_subset_that_selects_nothing_is_refused_before_any_work()
+    {
+        using var folder = new TemporaryFolder();
+        Tool tool = await Tool.RunAsync(
+            "prune", Assets.DefaultModel, "--criterion", "magnitude", "--sparsity", "0.5", "--calibration", Assets.HeldOutText, "--retrain", "perp", "--subset", "biases", "--out", folder["out"]);
+        tool.Code.ShouldBe(2);
+        tool.Error.ShouldContain("biases selects nothing");
+        File.Exists(Path.Combine(folder["out"], "model.safetensors")).ShouldBeFalse();
+    }
+
+    [Fact]
+    public async Task Retraining_through_the_command_trains_a_small_share_and_revives_no_zero()
+    {
+        using var folder = new TemporaryFolder();
+        Tool tool = await Tool.RunAsync(
+            "prune", Assets.DefaultModel, "--criterion", "magnitude", "--sparsity", "0.6", "--train-data", Assets.HeldOutText, "--retrain", "perp",
+            "--subset", "norms,masklora", "--rank", "2", "--alpha", "4", "--steps", "2", "--batch", "1", "--train-length", "16", "--out", folder["out"]);
+        tool.Code.ShouldBe(0, tool.Error);
+        PruningReport report = ReportJson.Load<PruningReport>(Path.Combine(folder["out"], "report.json"));
+        report.Trained.ShouldBe(43_968);
+        report.Losses.Count.ShouldBe(2);
+        using LanguageModel model = LanguageModel.Load(folder["out"]);
+        IReadOnlyDictionary<string, SparsityMask> masks = SparsityMasks.Load(folder["out"]);
+        model.Blocks.SelectMany(b => b.Linears).Sum(l => masks[l.Name].Revived(l.Linear.Matrix.detach())).ShouldBe(0);
+    }
+}
