@@ -80,7 +80,7 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
                     ? new LayerContext { Name = linear.Name, Weight = weight }
                     : watch.Of(linear.Stage).Context(linear.Name, weight);
                 (Tensor first, PrunedLayer final) = PruneLayer(context, asked[linear.Name]);
-                PrunedLayer rounded = final with { Weight = final.Weight.to(stored(linear.Name)).to(ScalarType.Float32) };
+                PrunedLayer rounded = final with { Weight = Rounded(final.Weight, stored(linear.Name)) };
                 linear.Linear.SetMatrix(rounded.Weight);
                 result.Add(context, first, rounded, asked[linear.Name]);
                 CheckAchieved(context, final.Keep, asked[linear.Name]);
@@ -90,6 +90,19 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
         }
 
         return result;
+    }
+
+    // Kept weights as the checkpoint will hold them; the unrounded ones are not needed any more.
+    private static Tensor Rounded(Tensor weight, ScalarType stored)
+    {
+        if (stored is ScalarType.Float32)
+        {
+            return weight;
+        }
+
+        using Tensor narrow = weight.to(stored);
+        weight.Dispose();
+        return narrow.to(ScalarType.Float32);
     }
 
     private (Tensor First, PrunedLayer Final) PruneLayer(LayerContext context, double sparsity)
@@ -153,27 +166,33 @@ public sealed class BlockMasks
             First[context.Name] = criterion;
         }
 
-        double? repairedError = Error(context, () => final.Weight);
-        double? maskedError = Error(context, () => context.Weight.masked_fill(first.logical_not(), 0));
+        double? repairedError = Error(context, (from, count) => final.Weight.narrow(0, from, count));
+        double? maskedError = Error(context, (from, count) => context.Weight.narrow(0, from, count).masked_fill(first.narrow(0, from, count).logical_not(), 0));
         Layers.Add(new LayerReport(context.Name, mask.Rows, mask.Columns, asked, mask.Sparsity, maskedError, repairedError));
     }
 
     // ‖X(W−W′)ᵀ‖² / ‖XWᵀ‖² = tr(Δ H Δᵀ) / tr(W H Wᵀ)
-    private static double? Error(LayerContext context, Func<Tensor> changed)
+    private static double? Error(LayerContext context, Func<long, long, Tensor> changed)
     {
         if (context.Hessian is null)
         {
             return null;
         }
 
-        using var scope = NewDisposeScope();
-        double lost = Energy(context.Weight - changed(), context.Hessian), whole = Energy(context.Weight, context.Hessian);
-        return whole <= 0 ? 0 : Math.Max(0, lost / whole);
-
-        static double Energy(Tensor delta, Tensor hessian)
+        // Some rows at a time: the differences of a whole layer and their products would be the largest things in memory.
+        const long rows = 256;
+        double lost = 0, whole = 0;
+        for (long from = 0; from < context.Weight.shape[0]; from += rows)
         {
             using var scope = NewDisposeScope();
-            return delta.mm(hessian).mul_(delta).sum(ScalarType.Float64).item<double>();
+            long count = Math.Min(rows, context.Weight.shape[0] - from);
+            Tensor weight = context.Weight.narrow(0, from, count);
+            lost += Energy(weight - changed(from, count), context.Hessian);
+            whole += Energy(weight, context.Hessian);
         }
+
+        return whole <= 0 ? 0 : Math.Max(0, lost / whole);
+
+        static double Energy(Tensor delta, Tensor hessian) => delta.mm(hessian).mul_(delta).sum(ScalarType.Float64).item<double>();
     }
 }

@@ -5,6 +5,8 @@ namespace Espalier.Runtime;
 /// <summary>The C library's heap, which holds on to freed tensors.</summary>
 public static partial class NativeMemory
 {
+    private static bool _frugal;
+
     private static readonly bool HasTrim = RuntimeInformation.IsOSPlatform(OSPlatform.Linux);
 
     /// <summary>
@@ -13,6 +15,12 @@ public static partial class NativeMemory
     /// </summary>
     public static void Trim()
     {
+        if (_frugal)
+        {
+            // Masks and file buffers are managed arrays that nobody holds any more.
+            GC.Collect(GC.MaxGeneration, GCCollectionMode.Aggressive, blocking: true, compacting: true);
+        }
+
         if (!HasTrim)
         {
             return;
@@ -36,6 +44,7 @@ public static partial class NativeMemory
     public static IDisposable ReturnLargeTensors()
     {
         SetMapThreshold(1 << 20);
+        _frugal = true;
         return new Restore();
     }
 
@@ -61,7 +70,11 @@ public static partial class NativeMemory
         /// <summary>The most that glibc lets its own adaptive threshold grow to.</summary>
         private const int LargestThreshold = 32 << 20;
 
-        public void Dispose() => SetMapThreshold(LargestThreshold);
+        public void Dispose()
+        {
+            SetMapThreshold(LargestThreshold);
+            _frugal = false;
+        }
     }
 
     private const int MapThreshold = -3; // M_MMAP_THRESHOLD

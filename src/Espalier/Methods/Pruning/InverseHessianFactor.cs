@@ -1,4 +1,5 @@
 using Espalier.Runtime;
+using Espalier.Sparsity;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -18,6 +19,8 @@ internal sealed class InverseHessianFactor : IDisposable
     private const int Attempts = 4;
 
     private const long ProductColumns = 512;
+
+    private const long FactorColumns = 256;
 
     private InverseHessianFactor(Tensor u, Tensor dead, double damping, int raised) => (U, Dead, Damping, Raised) = (u, dead, damping, raised);
 
@@ -57,17 +60,13 @@ internal sealed class InverseHessianFactor : IDisposable
             using var trial = NewDisposeScope();
             Tensor reversed = raw.flip(0, 1);
             reversed.diagonal().copy_((alive + damping * mean).flip(0));
-            (Tensor L, Tensor info) = linalg.cholesky_ex(reversed);
-            if (info.item<int>() == 0)
+            if (FactorInPlace(reversed))
             {
-                reversed.Dispose();
-                Tensor inverse = InvertLower(L);
-                L.Dispose();
-                Tensor U = inverse.flip(0, 1);
-                inverse.Dispose();
-                if (U.diagonal().isfinite().all().item<bool>())
+                InvertInPlace(reversed);
+                FlipInPlace(reversed);
+                if (reversed.diagonal().isfinite().all().item<bool>())
                 {
-                    return new InverseHessianFactor(U.DetachFromDisposeScope(), dead.DetachFromDisposeScope(), damping, attempt);
+                    return new InverseHessianFactor(reversed.DetachFromDisposeScope(), dead.DetachFromDisposeScope(), damping, attempt);
                 }
             }
         }
@@ -83,38 +82,90 @@ internal sealed class InverseHessianFactor : IDisposable
         Dead.Dispose();
     }
 
-    /// <summary>The inverse of a lower triangular matrix by halves: [[A, 0], [B, D]]⁻¹ = [[A⁻¹, 0], [−D⁻¹·B·A⁻¹, D⁻¹]].</summary>
-    internal static Tensor InvertLower(Tensor L)
+    /// <summary>
+    /// The lower Cholesky factor in the matrix's own memory, column block by column block (right-looking): the matrices of
+    /// a wide layer are the largest things in memory, and a library call would hold two of them.
+    /// </summary>
+    /// <returns>False when the matrix is not positive definite; it is spoilt then.</returns>
+    private static bool FactorInPlace(Tensor A)
     {
-        using var scope = NewDisposeScope();
-        Tensor inverse = zeros_like(L);
-        Invert(L, inverse);
-        return inverse.MoveToOuterDisposeScope();
+        long n = A.shape[0];
+        for (long k = 0; k < n; k += FactorColumns)
+        {
+            using var scope = NewDisposeScope();
+            long width = Math.Min(FactorColumns, n - k), next = k + width, rest = n - next;
+            Tensor corner = A.narrow(0, k, width).narrow(1, k, width);
+            (Tensor L, Tensor info) = linalg.cholesky_ex(corner);
+            if (info.item<int>() != 0)
+            {
+                return false;
+            }
+
+            corner.copy_(L);
+            if (rest > 0)
+            {
+                // P = A[next:, k]·L⁻ᵀ, then A[next:, next:] −= P·Pᵀ.
+                Tensor panel = A.narrow(0, next, rest).narrow(1, k, width);
+                Tensor solved = linalg.solve_triangular(L, panel.t(), upper: false).t().contiguous();
+                panel.copy_(solved);
+                A.narrow(0, k, width).narrow(1, next, rest).zero_();
+                A.narrow(0, next, rest).narrow(1, next, rest).addmm_(solved, solved.t(), beta: 1, alpha: -1);
+            }
+        }
+
+        return true;
     }
 
-    private static void Invert(Tensor L, Tensor inverse)
+    /// <summary>The inverse of a lower triangular matrix in its own memory, by halves: [[A, 0], [B, D]]⁻¹ = [[A⁻¹, 0], [−D⁻¹·B·A⁻¹, D⁻¹]].</summary>
+    internal static void InvertInPlace(Tensor L)
     {
         using var scope = NewDisposeScope();
         long n = L.shape[0];
         if (n <= 128)
         {
-            inverse.copy_(linalg.solve_triangular(L, eye(n, dtype: L.dtype), upper: false));
+            L.copy_(linalg.solve_triangular(L, eye(n, dtype: L.dtype), upper: false));
             return;
         }
 
         long half = n / 2, rest = n - half;
-        Tensor A = inverse.narrow(0, 0, half).narrow(1, 0, half);
-        Tensor D = inverse.narrow(0, half, rest).narrow(1, half, rest);
-        Invert(L.narrow(0, 0, half).narrow(1, 0, half), A);
-        Invert(L.narrow(0, half, rest).narrow(1, half, rest), D);
+        Tensor A = L.narrow(0, 0, half).narrow(1, 0, half);
+        Tensor D = L.narrow(0, half, rest).narrow(1, half, rest);
         Tensor B = L.narrow(0, half, rest).narrow(1, 0, half);
-        Tensor lowerLeft = inverse.narrow(0, half, rest).narrow(1, 0, half);
+        InvertInPlace(A);
+        InvertInPlace(D);
+
+        // A⁻¹ is lower triangular: column c of B·A⁻¹ needs only the columns of B from c on, so ascending columns may overwrite B.
         for (long from = 0; from < half; from += ProductColumns)
         {
-            // Some columns at a time: the whole product and its copy would be the largest thing in memory.
             using var part = NewDisposeScope();
-            long count = Math.Min(ProductColumns, half - from);
-            lowerLeft.narrow(1, from, count).copy_(D.mm(B.mm(A.narrow(1, from, count))).neg_());
+            long count = Math.Min(ProductColumns, half - from), left = half - from;
+            Tensor product = B.narrow(1, from, left).mm(A.narrow(0, from, left).narrow(1, from, count));
+            B.narrow(1, from, count).copy_(D.mm(product).neg_());
+        }
+    }
+
+    /// <summary>Reverses rows and columns: of a contiguous matrix, its memory from end to start.</summary>
+    private static unsafe void FlipInPlace(Tensor square)
+    {
+        long count = square.numel();
+        if (square.dtype is ScalarType.Float64)
+        {
+            Reverse(TensorMemory.Pointer<double>(square), count);
+        }
+        else
+        {
+            Reverse(TensorMemory.Pointer<float>(square), count);
+        }
+
+        GC.KeepAlive(square);
+
+        static void Reverse<T>(T* values, long count)
+            where T : unmanaged
+        {
+            for (long i = 0, k = count - 1; i < k; i++, k--)
+            {
+                (values[i], values[k]) = (values[k], values[i]);
+            }
         }
     }
 
