@@ -25,8 +25,11 @@ public sealed class ImageDatasetTests
     [Theory]
     [InlineData("uoft-cs/cifar10:dev", "test, train")]
     [InlineData("uoft-cs/cifar10:test#picture", "img.bytes (Bytes)")]
-    public void What_is_missing_is_named_with_what_is_there(string reference, string says) =>
+    public void What_is_missing_is_named_with_what_is_there(string reference, string says)
+    {
+        HubFixture.Resolve(DataReference.Parse(reference).Source); // skips here, not inside the assertion, where there is no shared folder
         Should.Throw<EspalierException>(() => Open(reference)).Message.ShouldContain(says);
+    }
 
     [Theory]
     [InlineData(false)]
