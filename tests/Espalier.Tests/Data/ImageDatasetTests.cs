@@ -27,7 +27,11 @@ public sealed class ImageDatasetTests
     [InlineData("uoft-cs/cifar10:test#picture", "img.bytes (Bytes)")]
     public void What_is_missing_is_named_with_what_is_there(string reference, string says)
     {
-        HubFixture.Resolve(DataReference.Parse(reference).Source); // skips here, not inside the assertion, where there is no shared folder
+        if (DataReference.Parse(reference) is { IsPath: false } hub)
+        {
+            HubFixture.Resolve(hub.Source); // skips here, not inside the assertion, where there is no shared folder
+        }
+
         Should.Throw<EspalierException>(() => Open(reference)).Message.ShouldContain(says);
     }
 
