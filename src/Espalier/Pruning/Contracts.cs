@@ -79,6 +79,9 @@ public sealed class RetrainingContext
     /// <summary>The pruned model; float32, in memory.</summary>
     public required LanguageModel Model { get; init; }
 
+    /// <summary>The dense model before pruning, opened and not loaded: the teacher of a distillation. Null where there is none.</summary>
+    public StreamedModel? Dense { get; init; }
+
     /// <summary>The masks of its pruned weights by name.</summary>
     public required IReadOnlyDictionary<string, SparsityMask> Masks { get; init; }
 
@@ -103,4 +106,8 @@ public sealed class RetrainingContext
 /// <param name="Losses">The loss of each step (mean cross-entropy per token, nats).</param>
 /// <param name="Seconds">Wall-clock time.</param>
 /// <param name="Groups">Trained parameters by kind ("norms", "masklora").</param>
-public sealed record RetrainingResult(long Trained, IReadOnlyList<double> Losses, double Seconds, IReadOnlyDictionary<string, long> Groups);
+public sealed record RetrainingResult(long Trained, IReadOnlyList<double> Losses, double Seconds, IReadOnlyDictionary<string, long> Groups)
+{
+    /// <summary>The configuration of the trained model where training changed it (another activation); null where it did not.</summary>
+    public ModelConfig? Config { get; init; }
+}

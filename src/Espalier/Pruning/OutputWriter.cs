@@ -9,11 +9,17 @@ namespace Espalier.Pruning;
 /// <summary>Writes the finished checkpoint so that other tools load it, and opens it again to see that it is what was meant.</summary>
 internal static class OutputWriter
 {
-    /// <summary>Writes every tensor in the element type and order of the source checkpoint, the masks, and the model's other files.</summary>
+    /// <summary>Writes every tensor in the order and element type that its source names, the masks, the configuration and the model's other files.</summary>
+    /// <param name="job">The job.</param>
+    /// <param name="config">The configuration of what is written; the model's own where nothing in it changed.</param>
+    /// <param name="tensors">The tensors.</param>
+    /// <param name="pruned">Where the masks are.</param>
+    /// <param name="progress">Where progress is told.</param>
+    /// <param name="cancellation">Ends the work before anything has its final name.</param>
     public static void Write(
-        PruningJob job, Checkpoint checkpoint, ITensorSource tensors, PrunedSource pruned, IProgressSink progress, CancellationToken cancellation)
+        PruningJob job, ModelConfig config, ITensorSource tensors, PrunedSource pruned, IProgressSink progress, CancellationToken cancellation)
     {
-        TensorInfo[] plan = [.. checkpoint.Names.Select(checkpoint.Info)];
+        TensorInfo[] plan = [.. tensors.Names.Select(tensors.Info)];
         using IProgressTask task = progress.Begin("writing", plan.Sum(t => t.ByteCount), "B");
         using (CheckpointWriter writer = CheckpointWriter.Create(job.Out, plan))
         {
@@ -27,6 +33,11 @@ internal static class OutputWriter
             }
 
             CompanionFiles.Copy(CompanionFiles.All, job.Folder, job.Out);
+            if (config.ToJsonText() != ModelConfig.Load(job.Folder).ToJsonText())
+            {
+                AtomicFile.WriteText(Path.Combine(job.Out, ModelConfig.FileName), config.ToJsonText());
+            }
+
             writer.Commit();
             SparsityMasks.Save(job.Out, pruned.Names, pruned.Mask);
         }

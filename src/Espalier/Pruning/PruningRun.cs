@@ -61,7 +61,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         string finalStage = job.Plan.Retraining is not null ? "retrained" : changedByRepair ? "repaired" : "pruned";
         if (job.Plan.Retraining is null)
         {
-            Timed("writing", () => OutputWriter.Write(job, checkpoint, result, pruned, progress, cancellation));
+            Timed("writing", () => OutputWriter.Write(job, config, result, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, config, result);
         }
         else
@@ -74,11 +74,12 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
 
             samples.Continue(changedByRepair ? "repaired" : "pruned", result, cancellation);
             using LanguageModel whole = LanguageModel.Load(config, result, job.Device, progress);
-            retraining = Timed("retraining", () => Retrain(whole, pruned, journal));
+            retraining = Timed("retraining", () => Retrain(model, whole, pruned, journal));
             pruned.CheckZeros(whole);
             OverlaySource trained = pruned.Trained(whole);
-            Timed("writing", () => OutputWriter.Write(job, checkpoint, trained, pruned, progress, cancellation));
-            reopened = OutputWriter.CompareReopened(job, config, trained);
+            ModelConfig written = retraining.Config ?? config;
+            Timed("writing", () => OutputWriter.Write(job, written, trained, pruned, progress, cancellation));
+            reopened = OutputWriter.CompareReopened(job, written, trained);
         }
 
         using Checkpoint output = Checkpoint.Open(job.Out);
@@ -93,12 +94,13 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         return report;
     }
 
-    private RetrainingResult Retrain(LanguageModel whole, PrunedSource pruned, PruningJournal journal)
+    private RetrainingResult Retrain(StreamedModel dense, LanguageModel whole, PrunedSource pruned, PruningJournal journal)
     {
         IRetraining retraining = job.Plan.Retraining!;
         return retraining.Retrain(new RetrainingContext
         {
             Model = whole,
+            Dense = dense,
             Masks = pruned.AllMasks(),
             Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
             Seed = job.Seed,
