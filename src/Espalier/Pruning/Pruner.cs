@@ -36,6 +36,17 @@ public static class Pruner
     public static Task<PruningReport> RunAsync(PruningJob job, IProgressSink progress, CancellationToken cancellation = default) =>
         Task.Run(() => new PruningRun(job, progress, cancellation).Run(), cancellation);
 
+    /// <summary>
+    /// Calibrates, prunes and repairs a model that fits into memory, and hands it over there: what a study that compares
+    /// plans needs. Same blocks, same bytes as <see cref="RunAsync"/>; nothing is retrained, measured or written.
+    /// </summary>
+    /// <param name="job">The job; its output folder, retraining and evaluation are not used.</param>
+    /// <param name="progress">Where progress is told.</param>
+    /// <param name="cancellation">Ends the work early.</param>
+    /// <exception cref="EspalierException">When the plan cannot work.</exception>
+    public static PrunedModel InMemory(PruningJob job, IProgressSink progress, CancellationToken cancellation = default) =>
+        PruningRun.InMemory(job, progress, cancellation);
+
     internal static PruningPreview Plan(PruningJob job, StreamedModel model)
     {
         foreach (long[] window in job.Calibration.Concat(job.Evaluation))

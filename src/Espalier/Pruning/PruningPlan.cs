@@ -40,7 +40,10 @@ public sealed record PruningPlan
         : Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default and var scope } ? scope : Criterion.DefaultScope;
 
     /// <summary>What the one calibration pass has to collect.</summary>
-    public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None);
+    public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None) | AlsoCollect;
+
+    /// <summary>What it collects beyond that, for the report: with the Hessian, every layer's output error is known. Default: nothing.</summary>
+    public CalibrationNeeds AlsoCollect { get; init; }
 
     /// <summary>Whether hidden states have to be carried through the blocks.</summary>
     public bool NeedsActivations => Needs is not CalibrationNeeds.None || Reconstruction is not null;

@@ -33,6 +33,21 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         return [.. preview.Kinds.Select(i => pass.Try(i, cancellation))];
     }
 
+    /// <summary>Prunes and repairs in a working folder that is removed, and loads what came out; nothing is retrained or measured.</summary>
+    public static PrunedModel InMemory(PruningJob job, IProgressSink progress, CancellationToken cancellation)
+    {
+        using var scope = NewDisposeScope();
+        using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        PruningPreview preview = Pruner.Plan(job, model);
+        using var folder = new TrialFolder();
+        using PruningJournal journal = PruningJournal.Open(folder.Path, [], fresh: false);
+        new BlockPass(job, model, checkpoint, journal, preview, progress).Run(cancellation);
+        var pruned = new PrunedSource(checkpoint, model.Config, journal);
+        return new PrunedModel(
+            LanguageModel.Load(model.Config, pruned.Finished(), job.Device), pruned.AllMasks(), [.. Enumerable.Range(0, model.BlockCount).Select(journal.Report)]);
+    }
+
     public PruningReport Run()
     {
         using var scope = NewDisposeScope();
