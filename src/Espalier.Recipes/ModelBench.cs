@@ -21,6 +21,8 @@ public sealed class ModelBench : IDisposable
 
     private readonly RecipeContext _context;
     private readonly Seed _seed;
+    private readonly List<Measurements> _results = [];
+    private string? _folder;
 
     private ModelBench(RecipeContext context, Seed seed, RecipeText text, long[][] calibration)
     {
@@ -63,18 +65,19 @@ public sealed class ModelBench : IDisposable
     }
 
     /// <summary>Prunes the model by a plan, in memory; the plan's seed is the recipe's.</summary>
-    public PrunedModel Prune(PruningPlan plan) => Pruner.InMemory(
-        new PruningJob
-        {
-            Model = Text.Folder,
-            Folder = Text.Folder,
-            Out = string.Empty,
-            Plan = plan with { Seed = _seed },
-            Calibration = Calibration,
-            Device = _context.Device,
-        },
-        SilentProgress.Instance,
-        _context.Cancellation);
+    public PrunedModel Prune(PruningPlan plan) => Pruner.InMemory(Job(plan), SilentProgress.Instance, _context.Cancellation);
+
+    /// <summary>Lets a part of plans look at the dense model once; <see cref="IMeasuredPart.With"/> gives the results to as many parts as want them.</summary>
+    /// <param name="part">The part.</param>
+    /// <param name="plan">A plan that it is part of.</param>
+    public Measurements Measure(IMeasuredPart part, PruningPlan plan)
+    {
+        _folder ??= Directory.CreateTempSubdirectory("espalier-bench-").FullName;
+        string own = Directory.CreateDirectory(Path.Combine(_folder, _results.Count.ToString(System.Globalization.CultureInfo.InvariantCulture))).FullName;
+        Measurements results = Pruner.Measure(part, Job(plan), own, SilentProgress.Instance, _context.Cancellation);
+        _results.Add(results);
+        return results;
+    }
 
     /// <summary>The perplexity of a model on the held-out windows.</summary>
     public double Perplexity(LanguageModel model)
@@ -155,5 +158,23 @@ public sealed class ModelBench : IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose() => Text.Dispose();
+    public void Dispose()
+    {
+        Text.Dispose();
+        _results.ForEach(r => r.Dispose());
+        if (_folder is not null)
+        {
+            Directory.Delete(_folder, recursive: true);
+        }
+    }
+
+    private PruningJob Job(PruningPlan plan) => new()
+    {
+        Model = Text.Folder,
+        Folder = Text.Folder,
+        Out = string.Empty,
+        Plan = plan with { Seed = _seed },
+        Calibration = Calibration,
+        Device = _context.Device,
+    };
 }

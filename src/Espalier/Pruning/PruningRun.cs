@@ -39,9 +39,11 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
         using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
-        PruningPreview preview = Pruner.Plan(job, model);
         using var folder = new TrialFolder();
         using PruningJournal journal = PruningJournal.Open(folder.Path, [], fresh: false);
+        using MeasuredPlan measured = MeasuredPlan.Of(job, model, journal.Folder, Pruner.Plan(job, model).Spills, progress, cancellation);
+        job = job with { Plan = measured.Plan };
+        PruningPreview preview = Pruner.Plan(job, model);
         new BlockPass(job, model, checkpoint, journal, preview, progress).Run(cancellation);
         var pruned = new PrunedSource(checkpoint, model.Config, journal);
         return new PrunedModel(

@@ -26,10 +26,8 @@ internal sealed class MeasuredPlan : IDisposable
         var measured = new MeasuredPlan(job.Plan);
         try
         {
-            PruningPlan plan = job.Plan;
-            plan = plan with { Criterion = measured.Part(plan.Criterion, job, model, folder, spills, progress, cancellation) };
-            measured.Plan = plan;
-            measured.Plan = plan with { Allocator = measured.Part(plan.Allocator, job, model, folder, spills, progress, cancellation) };
+            measured.Plan = measured.Plan with { Criterion = Part(measured.Plan.Criterion) };
+            measured.Plan = measured.Plan with { Allocator = Part(measured.Plan.Allocator) };
             return measured;
         }
         catch
@@ -37,33 +35,40 @@ internal sealed class MeasuredPlan : IDisposable
             measured.Dispose();
             throw;
         }
+
+        T Part<T>(T part)
+            where T : class
+        {
+            if (part is not IMeasuredPart { IsMeasured: false } open)
+            {
+                return part;
+            }
+
+            Measurements results = Measure(open, job with { Plan = measured.Plan }, model, folder, spills, progress, cancellation);
+            measured._results.Add(results);
+            return (T)open.With(results);
+        }
     }
 
-    /// <inheritdoc/>
-    public void Dispose() => _results.ForEach(r => r.Dispose());
-
-    private T Part<T>(T part, PruningJob job, StreamedModel model, string folder, bool spills, IProgressSink progress, CancellationToken cancellation)
-        where T : class
+    /// <summary>Lets one part measure.</summary>
+    public static Measurements Measure(IMeasuredPart part, PruningJob job, StreamedModel model, string folder, bool spills, IProgressSink progress, CancellationToken cancellation)
     {
-        if (part is not IMeasuredPart { IsMeasured: false } open)
-        {
-            return part;
-        }
-
         string word = PruningPlan.NameOf(part);
         var results = new Measurements(folder, word);
-        _results.Add(results);
         progress.Say($"{word} looks at the dense model first.");
         using (NewDisposeScope())
         {
-            open.Measure(new MeasuringContext
+            part.Measure(new MeasuringContext
             {
-                Model = model, Plan = Plan, Calibration = job.Calibration, Device = job.Device, Results = results,
+                Model = model, Plan = job.Plan, Calibration = job.Calibration, Device = job.Device, Results = results,
                 Folder = folder, Spills = spills, Progress = progress, Cancellation = cancellation,
             });
         }
 
         NativeMemory.Trim();
-        return (T)open.With(results);
+        return results;
     }
+
+    /// <inheritdoc/>
+    public void Dispose() => _results.ForEach(r => r.Dispose());
 }
