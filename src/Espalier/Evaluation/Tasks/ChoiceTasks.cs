@@ -6,7 +6,7 @@ namespace Espalier.Evaluation.Tasks;
 
 /// <summary>
 /// The multiple-choice tasks that pruning papers quote. Prompts, choices, splits and versions follow the task descriptions of
-/// the lm-evaluation-harness (EleutherAI), looked up in its <c>lm_eval/tasks</c>.
+/// the lm-evaluation-harness (EleutherAI), in its <c>lm_eval/tasks</c>.
 /// </summary>
 public static partial class ChoiceTasks
 {

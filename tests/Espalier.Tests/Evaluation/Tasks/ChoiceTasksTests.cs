@@ -44,6 +44,14 @@ public sealed class ChoiceTasksTests
     }
 
     [Fact]
+    public void Tasks_without_lists_are_read_from_csv_too()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["a.csv"], "goal,sol1,sol2,label\n\"add, twice\",1,2,1\n");
+        TaskData.Open(ChoiceTasks.Find("piqa"), DataReference.Parse(folder["a.csv"])).Questions.Single().Solved.ShouldBe("Question: add, twice\nAnswer: 2");
+    }
+
+    [Fact]
     public void Every_task_has_its_version_data_and_metrics()
     {
         ChoiceTasks.All.Select(t => t.Name).ShouldBe(TaskFiles.Rows.Keys.Order(StringComparer.Ordinal));

@@ -138,6 +138,26 @@ public sealed class ModelLikelihoodTests
         }
     }
 
+    /// <summary>No fake anywhere: text, tokeniser and trained model as they ship. At chance, 40 of 80 would be right, give or take 4.5.</summary>
+    [Fact]
+    public void The_default_model_prefers_what_its_author_wrote()
+    {
+        string assets = Path.Combine(TestPaths.Repository, "assets"), model = Path.Combine(assets, "default-model");
+        string text = string.Join(' ', TextDataset.Open(DataReference.Parse(Path.Combine(assets, "austen", "heldout.jsonl"))).Documents).ReplaceLineEndings(" ");
+        string[] spoken = text.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        string Words(int from, int count) => string.Join(' ', spoken[from..(from + count)]);
+        TaskData data = new()
+        {
+            Task = ChoiceTasks.Find("openbookqa"),
+            Source = DataReference.Parse("austen"),
+            Questions = [.. Enumerable.Range(0, 80).Select(i => new ChoiceQuestion(Words(i * 400, 50), i % 2 == 0 ? [Words((i * 400) + 50, 12), Words((i * 400) + 250, 12)] : [Words((i * 400) + 250, 12), Words((i * 400) + 50, 12)], i % 2))],
+        };
+        using StreamedModel streamed = StreamedModel.Open(model);
+        TaskResult result = MultipleChoice.Evaluate(data, ModelLikelihood.Of(streamed, Tokenizer.Load(model)), cancellation: TestContext.Current.CancellationToken);
+        result[ChoiceMetric.Sum].Value.ShouldBeGreaterThan(0.6);
+        result[ChoiceMetric.PerToken].Value.ShouldBeGreaterThan(0.6);
+    }
+
     private static ModelConfig Config(string family, int positions) =>
         TinyModels.Config(family, ("vocab_size", 259), (family == "gpt2" ? "n_positions" : "max_position_embeddings", positions));
 
