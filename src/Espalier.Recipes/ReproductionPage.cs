@@ -28,7 +28,7 @@ public static class ReproductionPage
             Experiment experiment = summary.Experiment;
             page = page.Section(Sentence(experiment.Name), experiment.About,
                 [
-                    new Paragraph($"{Sentence(experiment.Metric)}; {(experiment.LowerIsBetter ? "lower" : "higher")} is better; mean and 95 % interval over {Seeds(report)}."),
+                    new Paragraph($"{Sentence(experiment.Metric)}; {Better(experiment)}mean and 95 % interval over {Seeds(report)}."),
                     .. Charts(summary),
                     new DataTable([.. Headings(summary)], [.. Rows(summary)]),
                 ]);
@@ -97,12 +97,14 @@ public static class ReproductionPage
         Bars = [.. from arm in setting.Arms
                    where arm.Metrics.ContainsKey(experiment.Metric)
                    let metric = arm.Metrics[experiment.Metric]
-                   select new Bar(arm.Arm, metric.Mean, Shown: Number.Text(metric.Mean), Error: metric.HalfWidth)],
+                   select new Bar(arm.Arm, metric.Mean, arm.Arm == ModelBench.DenseArm ? Tone.Stone : Tone.Leaf, Shown: Number.Text(metric.Mean), Error: metric.HalfWidth)],
     };
 
     // A metric of an arm: the mean, with the deviation over seeds where there is one.
     private static string Cell(ArmSummary arm, string metric) => !arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? ""
-        : m.StandardDeviation is > 0 and var deviation ? $"{Number.Text(m.Mean)} ± {Number.Text(deviation)}" : Number.Text(m.Mean);
+        : m.StandardDeviation is { } deviation && deviation > 1e-9 * Math.Abs(m.Mean) ? $"{Number.Text(m.Mean)} ± {Number.Text(deviation)}" : Number.Text(m.Mean);
+
+    private static string Better(Experiment experiment) => experiment.LowerIsBetter is { } lower ? $"{(lower ? "lower" : "higher")} is better; " : "";
 
     private static string Seeds(ReproductionReport report) => $"seed{(report.Seeds.Count == 1 ? "" : "s")} {string.Join(", ", report.Seeds)}";
 

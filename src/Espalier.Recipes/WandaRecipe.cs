@@ -24,7 +24,7 @@ public sealed class WandaRecipe : Recipe
     {
         Name = "language model",
         About = "Magnitude ranked within layers, Wanda within rows, both one-shot; 32 calibration windows of 256 tokens, block after block; perplexity on 64 held-out windows of 256 tokens.",
-        Arms = ["dense", Magnitude, Wanda],
+        Arms = [ModelBench.DenseArm, Magnitude, Wanda],
         Settings = ["60 %", "70 %", "80 %", "2:4"],
         Metric = ModelBench.PerplexityMetric,
     };
@@ -35,7 +35,7 @@ public sealed class WandaRecipe : Recipe
         About = "The largest input norm of a linear map of the dense model over the median one, averaged over the blocks: the larger, the more a criterion gains that looks at inputs. The maps of a Llama block that read an input of their own; k and v read q's, up reads gate's.",
         Arms = ["q_proj", "o_proj", "gate_proj", "down_proj"],
         Metric = "largest over median input norm",
-        LowerIsBetter = false,
+        LowerIsBetter = null,
     };
 
     /// <inheritdoc/>

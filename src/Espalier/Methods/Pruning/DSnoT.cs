@@ -118,8 +118,6 @@ public sealed partial class DSnoT : IRepair
             return pruned;
         }
 
-        EspalierException.Require(layer.InputNorms is not null && layer.InputMean is not null && layer.InputVariance is not null,
-            $"DSnoT needs the input norms, means and variances of {layer.Name}; give the plan calibration text.");
         using var scope = NewDisposeScope();
         using var _ = no_grad();
         var rules = new DSnoTRules
@@ -127,8 +125,8 @@ public sealed partial class DSnoT : IRepair
             MaxCycle = MaxCycle, CycleShare = CycleShare, Threshold = Threshold, PowVar = PowVar, RequireSameSign = RequireSameSign,
             GroupSize = pattern is Pattern.SemiStructuredPattern groups ? groups.M : null, GroupMetric = GroupMetric,
         };
-        Tensor sum = SumPerSequence(layer.InputNorms, layer.InputMean, layer.InputVariance);
-        Tensor keep = Refine(layer.Weight, pruned.Keep, sum, layer.InputNorms, layer.InputVariance, rules, layer.Name).Keep;
+        Tensor sum = SumPerSequence(layer);
+        Tensor keep = Refine(layer.Weight, pruned.Keep, sum, layer.InputNorms!, layer.InputVariance!, rules, layer.Name).Keep;
 
         // What stayed keeps its value, which an earlier update may have changed; what grew back is dense again.
         Tensor weight = where(pruned.Keep, pruned.Weight, layer.Weight.detach()).masked_fill(keep.logical_not(), 0);
@@ -141,12 +139,27 @@ public sealed partial class DSnoT : IRepair
         return new PrunedLayer(weight.MoveToOuterDisposeScope(), keep.MoveToOuterDisposeScope());
     }
 
+    /// <summary>Step 4 for a layer of a plan: e, what the pruned weights are expected to add to each row's output, summed over a sequence.</summary>
+    /// <param name="layer">The dense layer with its input norms, means and variances.</param>
+    /// <param name="keep">A mask [out, in], bool.</param>
+    /// <returns>[out], signed.</returns>
+    /// <exception cref="EspalierException">When figures of the inputs are missing.</exception>
+    public static Tensor RowErrors(LayerContext layer, Tensor keep)
+    {
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        return layer.Weight.detach().masked_fill(keep, 0).mv(SumPerSequence(layer)).MoveToOuterDisposeScope();
+    }
+
     /// <summary>
     /// sum_j from the figures of a <see cref="LayerContext"/>: mean_j times the tokens of a sequence T, where
     /// s_j = T·(var_j + mean_j²) gives T.
     /// </summary>
-    private static Tensor SumPerSequence(Tensor norms, Tensor mean, Tensor variance)
+    private static Tensor SumPerSequence(LayerContext layer)
     {
+        EspalierException.Require(layer is { InputNorms: not null, InputMean: not null, InputVariance: not null },
+            $"DSnoT needs the input norms, means and variances of {layer.Name}; give the plan calibration text.");
+        Tensor norms = layer.InputNorms!, mean = layer.InputMean!, variance = layer.InputVariance!;
         Tensor meanSquares = (variance + mean.pow(2)).sum(type: ScalarType.Float64);
         double perToken = meanSquares.item<double>();
         double tokens = perToken > 0 ? norms.sum(type: ScalarType.Float64).item<double>() / perToken : 0;
