@@ -49,20 +49,22 @@ public static class ReproductionPage
             }
 
             Column[] headings = [.. Headings(summary)];
-            lines.AddRange([$"| {string.Join(" | ", headings.Select(h => h.Heading))} |", $"|{string.Concat(headings.Select(h => h.Numeric ? "---:|" : "---|"))}"]);
-            lines.AddRange(Rows(summary).Select(r => $"| {string.Join(" | ", r)} |"));
+            lines.AddRange([Line(headings.Select(h => h.Heading)), $"|{string.Concat(headings.Select(h => h.Numeric ? "---:|" : "---|"))}"]);
+            lines.AddRange(Rows(summary).Select(Line));
             lines.Add("");
         }
 
         if (report.Checks.Count > 0)
         {
             lines.AddRange(["| effect | measured | needed | |", "|---|---:|---:|---|"]);
-            lines.AddRange(report.Checks.Select(c => $"| {c.Statement} | {c.Measured} | {c.Needed} | {(c.Holds ? "holds" : "**fails**")} |"));
+            lines.AddRange(report.Checks.Select(c => Line([c.Statement, c.Measured, c.Needed, c.Holds ? "holds" : "**fails**"])));
             lines.Add("");
         }
 
         lines.Add($"Verdict: **{report.Verdict}** ({report.Size}, {Seeds(report)}; {report.Machine["processor"]}, {report.Machine["cores"]} cores).");
         return string.Join("\n", lines) + "\n";
+
+        static string Line(IEnumerable<string> cells) => $"| {string.Join(" | ", cells.Select(c => c.Replace("|", "\\|", StringComparison.Ordinal)))} |";
     }
 
     /// <summary>The headings of an experiment's table: the setting where there are several, the arm, the metrics.</summary>
