@@ -1,5 +1,6 @@
 using Espalier.Checkpoints;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 
 namespace Espalier.Pruning;

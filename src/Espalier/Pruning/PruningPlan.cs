@@ -1,5 +1,6 @@
 using System.Reflection;
 using Espalier.Catalogue;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 

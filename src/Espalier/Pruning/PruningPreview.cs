@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using Espalier.Checkpoints;
 using Espalier.Evaluation;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
