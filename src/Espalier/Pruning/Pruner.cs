@@ -12,7 +12,7 @@ public static class Pruner
     public static PruningPreview Preview(PruningJob job)
     {
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
-        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        using StreamedModel model = Open(job, checkpoint);
         return Plan(job, model);
     }
 
@@ -35,6 +35,10 @@ public static class Pruner
     /// <exception cref="EspalierException">When the plan cannot work, a file is damaged, or a check fails.</exception>
     public static Task<PruningReport> RunAsync(PruningJob job, IProgressSink progress, CancellationToken cancellation = default) =>
         Task.Run(() => new PruningRun(job, progress, cancellation).Run(), cancellation);
+
+    /// <summary>The job's model, with the biases that a repair will fill.</summary>
+    internal static StreamedModel Open(PruningJob job, Checkpoint checkpoint) =>
+        Structured.ZeroBiases.For(new StreamedModel(ModelConfig.Load(job.Folder), checkpoint), job.Plan);
 
     internal static PruningPreview Plan(PruningJob job, StreamedModel model)
     {

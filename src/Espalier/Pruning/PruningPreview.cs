@@ -38,6 +38,9 @@ public sealed class PruningPreview
     /// <summary>Parameters that may be pruned.</summary>
     public long Prunable => Layers.Sum(l => l.Rows * l.Columns);
 
+    /// <summary>What is cut, where the pattern is structured; else null.</summary>
+    public Structured.StructurePreview? Structure { get; init; }
+
     /// <summary>Coupled groups of the first block of each shape, as text.</summary>
     public required IReadOnlyList<string> Groups { get; init; }
 
@@ -70,7 +73,8 @@ public sealed class PruningPreview
             "The plan retrains, but no text was given; name some with --calibration or --train-data.");
 
         var (layers, kinds, groups, largest) = Walk(plan, config);
-        IReadOnlyList<double> shares = plan.Pattern is Pattern.SemiStructuredPattern
+        Structured.StructurePreview? structure = plan.IsStructured ? Structured.StructurePreview.Make(job, config) : null;
+        IReadOnlyList<double> shares = plan.Pattern is not Pattern.UnstructuredPattern
             ? [.. layers.Select(_ => plan.Pattern.Sparsity)]
             : plan.Allocator.Allocate([.. layers.Select(l => (l.Name, l.Rows * l.Columns))], plan.Pattern.Sparsity);
         layers = [.. layers.Select((l, i) => l with { Asked = shares[i] })];
@@ -85,6 +89,7 @@ public sealed class PruningPreview
         return new PruningPreview(layers)
         {
             Parameters = parameters,
+            Structure = structure,
             Groups = groups,
             Kinds = kinds,
             ActivationBytes = activations,

@@ -45,6 +45,9 @@ public sealed record PruningReport
     /// <summary>The loss of each retraining step.</summary>
     public IReadOnlyList<double> Losses { get; init; } = [];
 
+    /// <summary>What was cut out; null where weights were masked.</summary>
+    public Structured.StructureReport? Structure { get; init; }
+
     /// <summary>Layer by layer.</summary>
     public required IReadOnlyList<BlockReport> Blocks { get; init; }
 
