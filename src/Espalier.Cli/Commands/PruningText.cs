@@ -53,9 +53,12 @@ internal static class PruningText
     private static void ShowCuts(IAnsiConsole console, StructurePreview structure)
     {
         Table table = new Table().Border(TableBorder.Rounded).AddColumn("coupled group").AddColumn("unit").AddColumn(new TableColumn("stay").RightAligned()).AddColumn("what goes with the first of them");
-        foreach (PlannedGroup group in structure.Groups)
+        // Groups of equal sizes, cut alike, are one row: the first stands for all.
+        foreach (IGrouping<(string, int, int?, string), PlannedGroup> alike in structure.Groups.GroupBy(g => (g.Unit, g.Count, g.Kept, g.Cut)))
         {
-            table.AddRow(Markup.Escape(group.Owner), group.Unit, $"{group.Kept?.ToString(CultureInfo.InvariantCulture) ?? "?"} of {group.Count}", Markup.Escape(group.Cut));
+            PlannedGroup group = alike.First();
+            string owner = alike.Count() == 1 ? group.Owner : $"{group.Owner} … {alike.Last().Owner} ({alike.Count()})";
+            table.AddRow(Markup.Escape(owner), group.Unit, $"{group.Kept?.ToString(CultureInfo.InvariantCulture) ?? "?"} of {group.Count}", Markup.Escape(group.Cut));
         }
 
         console.Write(table);

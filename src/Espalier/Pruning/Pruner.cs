@@ -52,8 +52,7 @@ public static class Pruner
                 $"The text has token id {largest}, but the model's vocabulary ends at {model.Config.VocabSize - 1}; tokeniser and model do not belong together.");
         }
 
-        Architecture architecture = Architecture.For(model.Config);
-        long parameters = model.Source.Names.Where(n => !architecture.Ignores(model.Config, n)).Sum(n => model.Source.Info(n).ElementCount);
-        return PruningPreview.Make(job, model.Config, parameters);
+        // Of the model as it is, without biases that a repair will fill.
+        return PruningPreview.Make(job, model.Config, Architecture.For(model.Config).ParameterCount(ModelConfig.Load(job.Folder)));
     }
 }

@@ -18,7 +18,7 @@ internal sealed class CutModel : IPrunedModel
     /// <param name="structure">The sizes.</param>
     public CutModel(ITensorSource ground, ModelConfig from, CutPlan plan, IReadOnlyDictionary<string, float[]> biases, IReadOnlyList<BlockReport> blocks, StructureReport structure)
     {
-        (Config, Blocks, Structure) = (plan.Size(from).Apply(from), blocks, structure);
+        (Plan, Config, Blocks, Structure) = (plan, plan.Size(from).Apply(from), blocks, structure);
         var filled = new OverlaySource(ground);
         foreach ((string name, float[] change) in biases)
         {
@@ -28,6 +28,9 @@ internal sealed class CutModel : IPrunedModel
         _plain = new CutSource(ground, from, Config, plan);
         _repaired = biases.Count == 0 ? _plain : new CutSource(filled, from, Config, plan);
     }
+
+    /// <summary>What stays, unit by unit.</summary>
+    public CutPlan Plan { get; }
 
     public ModelConfig Config { get; }
 
