@@ -8,7 +8,7 @@ namespace Espalier.Cli.Commands;
 internal sealed class PruneCommand : EspalierCommand
 {
     private readonly Argument<string> _model = new("model") { Description = "A checkpoint folder, a hub id (org/name[@revision]), or a plan (*.yaml)." };
-    private readonly Option<bool> _dryRun = new("--dry-run") { Description = "Show the plan and try one block of each kind, then stop." };
+    private readonly Option<bool> _dryRun = new("--dry-run") { Description = "Show the plan and try one block of each kind (structured: what would be cut where), then stop." };
     private readonly Option<bool> _fresh = new("--fresh") { Description = "Start over where an unfinished run lies in the output folder." };
 
     // The words of the command line and where they stand in a plan.

@@ -46,7 +46,7 @@ public sealed record PruningPlan
 
     /// <summary>The allocator of units in force.</summary>
     internal IUnitAllocator EffectiveUnitAllocator => UnitAllocator
-        ?? (Criterion is IUnitAllocator own && !(own.IsUneven && Pattern is Pattern.StructuredPattern { Uniform: true }) ? own : new Uniform());
+        ?? (Criterion is IUnitAllocator own && Pattern is Pattern.StructuredPattern { HasSizes: false } pattern && !(own.IsUneven && pattern.Uniform) ? own : new Uniform());
 
     /// <summary>What the one calibration pass has to collect.</summary>
     public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None);
@@ -83,7 +83,7 @@ public sealed record PruningPlan
     [
         ("criterion", Describe(Criterion)),
         ("pattern", Pattern.ToString()),
-        ("sparsity", Pattern.Sparsity.ToString("0.######", System.Globalization.CultureInfo.InvariantCulture)),
+        ("sparsity", Pattern is Pattern.StructuredPattern { HasSizes: true } ? "by target sizes" : Pattern.Sparsity.ToString("0.######", System.Globalization.CultureInfo.InvariantCulture)),
         ("scope", Pattern is Pattern.UnstructuredPattern ? Scope.ToString().ToLowerInvariant() : IsStructured ? "unit" : "group"),
         ("allocator", IsStructured ? Describe(EffectiveUnitAllocator) : Describe(Allocator)),
         ("repair", Describe(Repair)),

@@ -68,7 +68,7 @@ public sealed class PruningPreview
         PruningPlan plan = job.Plan;
         plan.Validate();
         EspalierException.Require(!plan.NeedsActivations || job.Calibration.Length > 0,
-            $"The plan needs calibration text ({PruningPlan.NameOf(plan.Criterion)} looks at activations), but none was given; name some with --calibration.");
+            $"The plan needs calibration text ({PruningPlan.NameOf(plan.Criterion is IUnitCriterion { ReadsActivations: false } && plan.Repair is { } repair ? repair : plan.Criterion)} looks at activations), but none was given; name some with --calibration.");
         EspalierException.Require(plan.Retraining is null || job.RetrainingText is not null,
             "The plan retrains, but no text was given; name some with --calibration or --train-data.");
 

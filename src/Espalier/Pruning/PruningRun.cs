@@ -191,7 +191,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Data = job.Data,
             Quality = quality,
             WonBack = WonBack(quality),
-            Parameters = preview.Parameters,
+            Parameters = pruned.Structure?.ParametersAfter ?? preview.Parameters,
             Prunable = preview.Prunable,
             Pruned = blocks.SelectMany(b => b.Layers).Sum(l => l.Removed),
             Trained = retraining?.Trained,

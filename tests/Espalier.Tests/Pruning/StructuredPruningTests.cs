@@ -234,6 +234,15 @@ public sealed class StructuredPruningTests
         report.Structure!.Achieved.ShouldBe(0.3, 72 / (5 * 4656.0));
         report.Structure.Plain.ShouldBeFalse();
         ModelConfig.Load(job.Out).BlockShapes!.Count.ShouldBe(5);
+
+        // Cut again to one size, the blocks are alike and the shapes vanish from the configuration; FLAP's search refuses blocks that differ.
+        int least = report.Structure.Blocks.Min(b => b.NeuronsAfter);
+        PruningJob second = job with { Folder = job.Out, Out = folder["again"], Plan = job.Plan with { Pattern = Pattern.Structured(options: new() { Neurons = least, Uniform = true }), UnitAllocator = null } };
+        PruningReport again = await Pruner.RunAsync(second, SilentProgress.Instance);
+        again.Structure!.Plain.ShouldBeTrue();
+        ModelConfig.Load(second.Out).Json.ContainsKey("block_shapes").ShouldBeFalse();
+        PruningJob searched = second with { Out = folder["flap"], Plan = job.Plan with { UnitAllocator = new Flap() } };
+        (await Should.ThrowAsync<EspalierException>(() => Pruner.RunAsync(searched, SilentProgress.Instance))).Message.ShouldContain("use the allocator global");
     }
 
     [Fact]

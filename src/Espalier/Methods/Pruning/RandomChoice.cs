@@ -24,7 +24,7 @@ public sealed class RandomChoice : IUnitCriterion
     public bool ReadsActivations => false;
 
     /// <inheritdoc/>
-    public Tensor Score(LayerContext layer) => Draw(layer.Seed, layer.Name, layer.Weight.shape);
+    public Tensor Score(LayerContext layer) => Draw(layer.Seed, layer.Name, layer.Weight.shape).to(layer.Weight.device);
 
     /// <inheritdoc/>
     public Tensor Score(UnitContext place) => Draw(place.Seed, place.Name, [place.Width]);

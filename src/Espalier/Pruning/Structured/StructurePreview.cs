@@ -108,7 +108,7 @@ public sealed record StructurePreview
         string rounding = RoundingOf(pattern, config);
         if (achieved is null)
         {
-            return $"{PruningPlan.NameOf(plan.EffectiveUnitAllocator)} decides after calibration how much each block gives{(rounding.Length > 0 ? $"; {rounding}" : "")}.";
+            return $"{PruningPlan.NameOf(plan.EffectiveUnitAllocator)} decides how much each block gives, once all units are measured{(rounding.Length > 0 ? $"; {rounding}" : "")}.";
         }
 
         string share = string.Create(CultureInfo.InvariantCulture, $"{100 * achieved.Value:0.#} %");

@@ -43,11 +43,13 @@ public static class StructureText
         facts.Add(new("loads elsewhere", structure.Plain ? "yes: the configuration has the family's plain keys only" : "Espalier only (block_shapes or a head width of its own); prune with uniform for other programs"));
         string[] places = [.. structure.Blocks.Select(b => b.Index.ToString(CultureInfo.InvariantCulture))];
         page = page.Section("What was cut", Sentence(structure),
+        [
             Widths("Parameters per block", "parameters", b => b.ParametersBefore, b => b.ParametersAfter),
-            Widths("Neurons per block", "neurons", b => b.NeuronsBefore, b => b.NeuronsAfter),
-            Widths("Query heads per block", "heads", b => b.HeadsBefore, b => b.HeadsAfter),
+            .. structure.Blocks.Any(b => b.NeuronsAfter < b.NeuronsBefore) ? [Widths("Neurons per block", "neurons", b => b.NeuronsBefore, b => b.NeuronsAfter)] : Array.Empty<IReportBlock>(),
+            .. structure.Blocks.Any(b => b.HeadsAfter < b.HeadsBefore) ? [Widths("Query heads per block", "heads", b => b.HeadsBefore, b => b.HeadsAfter)] : Array.Empty<IReportBlock>(),
             DataTable.Of(facts, "what", "before → after"),
-            new DataTable([.. Headings.Select((h, i) => new Column(h, i > 0))], [.. Rows(structure)]));
+            new DataTable([.. Headings.Select((h, i) => new Column(h, i > 0))], [.. Rows(structure)]),
+        ]);
         return structure.Cuts.Count == 0 ? page
             : page.Add(new Details("Where one unit of each kind was cut", DataTable.Of(structure.Cuts.Select(c => c.Split(": ", 2)).Select(c => new KeyValuePair<string, string>(c[0], c[^1])), "where", "what")));
 

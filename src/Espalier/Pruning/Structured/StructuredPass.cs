@@ -17,6 +17,11 @@ internal sealed class StructuredPass(PruningJob job, StreamedModel model, Prunin
     public CutModel Run(CancellationToken cancellation)
     {
         var clock = Stopwatch.StartNew();
+        if (File.Exists(Path.Combine(job.Folder, SparsityMasks.FileName)))
+        {
+            progress.Warn($"{job.Folder} has masks of an earlier pruning; its zeros are cut along with the rest, but the masks are not carried over.");
+        }
+
         var measure = new UnitMeasure(job, model, journal, preview.Spills, progress);
         measure.Run(cancellation);
         CutPlan plan = Choose(measure);

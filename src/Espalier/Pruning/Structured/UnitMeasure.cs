@@ -169,7 +169,7 @@ internal sealed class UnitMeasure(PruningJob job, StreamedModel model, PruningJo
                 }))));
                 if (inputs?.InputMean is { } mean)
                 {
-                    found.Add((Means + units.Group.Kind, mean));
+                    found.Add((Means + units.Group.Kind, mean.cpu()));
                 }
             }
 
