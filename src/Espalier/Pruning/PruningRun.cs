@@ -45,7 +45,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using StreamedModel model = Pruner.Open(job, checkpoint);
         PruningPreview preview = Pruner.Plan(job, model);
         using IDisposable? frugal = preview.Parameters > LargeModel ? NativeMemory.ReturnLargeTensors() : null;
-        CheckRetraining(model.Config);
+        CheckRetraining(preview.Structure?.Config ?? model.Config);
         using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
         string? spill = preview.Spills ? journal.Folder : null;
         var quality = new List<StageQuality>();

@@ -134,6 +134,14 @@ public sealed class StructuredPruningTests
         report.ReopenedDifference!.Value.ShouldBeLessThan(1e-5);
         using LanguageModel smaller = LanguageModel.Load(job.Out);
         smaller.Config.HiddenSize.ShouldBe(18);
+
+        // A rank that fits the dense model but not the smaller one is refused before anything is measured.
+        PruningJob narrow = job with
+        {
+            Out = folder["narrow"], Evaluation = [], Plan = job.Plan with { Pattern = Pattern.Structured(options: new() { Neurons = 8 }), Retraining = new Perp { Subset = Subset.MaskLora, Rank = 12, Length = 12 } },
+        };
+        (await Should.ThrowAsync<EspalierException>(() => Pruner.RunAsync(narrow, SilentProgress.Instance))).Message.ShouldContain("rank");
+        Directory.Exists(narrow.Out).ShouldBeFalse();
     }
 
     public static TheoryData<string> Biased => [.. Architecture.Known.Where(f => Architecture.For(TinyModels.Config(f)) is var a && a.ReaderBiasField(true) is not null && a.ReaderBiasField(false) is not null)];
@@ -241,7 +249,7 @@ public sealed class StructuredPruningTests
         PruningReport again = await Pruner.RunAsync(second, SilentProgress.Instance);
         again.Structure!.Plain.ShouldBeTrue();
         ModelConfig.Load(second.Out).Json.ContainsKey("block_shapes").ShouldBeFalse();
-        PruningJob searched = second with { Out = folder["flap"], Plan = job.Plan with { UnitAllocator = new Flap() } };
+        PruningJob searched = second with { Out = folder["flap"], Plan = job.Plan with { Pattern = Pattern.Structured(0.1, new() { Units = Units.Neurons }), UnitAllocator = new Flap() } };
         (await Should.ThrowAsync<EspalierException>(() => Pruner.RunAsync(searched, SilentProgress.Instance))).Message.ShouldContain("use the allocator global");
     }
 

@@ -25,6 +25,9 @@ public sealed record StructurePreview
     /// <summary>And of the smaller one; null where only a measurement can tell.</summary>
     public long? ParametersAfter { get; init; }
 
+    /// <summary>The configuration of the smaller model; null where only a measurement can tell.</summary>
+    internal ModelConfig? Config { get; init; }
+
     /// <summary>What the rounding of widths does, or who decides after calibration, in a sentence.</summary>
     public required string Note { get; init; }
 
@@ -47,18 +50,20 @@ public sealed record StructurePreview
         CutSizes sizes = CutSizes.Decide(job.Plan, config, [.. units.Select(u => u.Group)], blocks);
         ModelSize? size = SizeOf(config, sizes, units);
         ModelConfig dense = ModelConfig.Load(job.Folder);
+        ModelConfig? smaller = null;
         if (size is not null)
         {
             StructuredRules.CheckUniform(pattern, config, size);
-            size.Apply(config);
+            smaller = size.Apply(config);
         }
 
         return new StructurePreview
         {
             Groups = [.. Rows(config, sizes, units)],
             ParametersBefore = family.ParameterCount(dense),
-            ParametersAfter = size is null ? null : family.ParameterCount(size.Apply(config)),
-            Note = Noted(job.Plan, pattern, size is null ? null : 1 - ((double)family.BlockParameterCount(size.Apply(config)) / family.BlockParameterCount(dense)), config),
+            ParametersAfter = smaller is null ? null : family.ParameterCount(smaller),
+            Config = smaller,
+            Note = Noted(job.Plan, pattern, smaller is null ? null : 1 - ((double)family.BlockParameterCount(smaller) / family.BlockParameterCount(dense)), config),
         };
     }
 
