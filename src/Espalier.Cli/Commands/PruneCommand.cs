@@ -14,8 +14,8 @@ internal sealed class PruneCommand : EspalierCommand
     // The words of the command line and where they stand in a plan.
     private readonly (Option<string?> Option, string Path)[] _words =
     [
-        (new("--criterion") { Description = "The importance of weights: magnitude, wanda, sparsegpt, … (`espalier methods criterion`). Default wanda." }, "prune.criterion"),
-        (new("--sparsity") { Description = "The share of weights to remove, for example 0.5." }, "prune.sparsity"),
+        (new("--criterion") { Description = "The importance of weights: magnitude, wanda, sparsegpt, … (`espalier methods criterion`). Default wanda; magnitude where the sparsity is 0." }, "prune.criterion"),
+        (new("--sparsity") { Description = "The share of weights to remove, for example 0.5; 0 only retrains." }, "prune.sparsity"),
         (new("--pattern") { Description = "unstructured, or N:M such as 2:4 (two of every four stay). Default unstructured." }, "prune.pattern"),
         (new("--scope") { Description = "Which weights are ranked together: default (the criterion's own), layer, row, global." }, "prune.scope"),
         (new("--allocator") { Description = "How much each layer gives. Default uniform." }, "prune.allocator"),
@@ -27,7 +27,7 @@ internal sealed class PruneCommand : EspalierCommand
         (new("--length") { Description = "Tokens per calibration window. Default the model's context, at most 2048." }, "data.length"),
         (new("--windows") { Description = "Evaluation windows at most. Default all." }, "data.windows"),
         (new("--context") { Description = "Tokens per evaluation window. Default the model's context, at most 4096." }, "data.context"),
-        (new("--retrain") { Description = "What retrains the pruned model: perp; none." }, "retrain.method"),
+        (new("--retrain") { Description = "What retrains the pruned model: perp (a small share), minitron (distillation from the dense model), prosparse (sparse activations); none." }, "retrain.method"),
         (new("--subset") { Description = "What is trained: biases, norms, head, masklora, scalelora, loraprune, full; several apart by commas." }, "retrain.subset"),
         (new("--steps") { Description = "Retraining steps." }, "retrain.steps"),
         (new("--rank") { Description = "Rank of adapters." }, "retrain.rank"),
@@ -49,6 +49,8 @@ internal sealed class PruneCommand : EspalierCommand
             "espalier prune meta-llama/Llama-3.2-1B --sparsity 0.5 --calibration Salesforce/wikitext:wikitext-2-v1:validation --out ./llama-50",
             "espalier prune MODEL --criterion wanda --sparsity 0.5 --calibration stanfordnlp/imdb:plain_text:train --samples 64 --retrain perp --subset norms,masklora --steps 200 --seed 0 --out DIR",
             "espalier prune MODEL --criterion sparsegpt --pattern 2:4 --calibration texts.jsonl --memory 8GB --out DIR --dry-run",
+            "espalier prune MODEL --sparsity 0.5 --calibration texts.jsonl --retrain minitron --steps 400 --lr 1e-3 --out DIR",
+            "espalier prune MODEL --sparsity 0 --train-data texts.jsonl --retrain prosparse --steps 400 --lr 1e-3 --out DIR",
             "espalier prune plan.yaml --seed 1 --out ./again")
     {
         Add(_model);

@@ -138,7 +138,7 @@ public sealed class PruningPreview
             : ActivationStore.Bytes(job.Evaluation.Length, job.Evaluation[0].Length, config.HiddenSize)
               + (job.Evaluation[0].Length * (long)config.VocabSize * 12) + (config.VocabSize * (long)config.HiddenSize * 4);
         long pruning = (largestBlock * 4) + (largestWeight * 24) + statistics + forward;
-        long retraining = plan.Retraining is null ? 0 : (parameters * 8) + (plan.Retraining.Batch * (long)(plan.Retraining.Length ?? 256) * config.VocabSize * 12);
+        long retraining = plan.Retraining is null ? 0 : (parameters * plan.Retraining.BytesPerParameter) + (plan.Retraining.Batch * (long)(plan.Retraining.Length ?? 256) * config.VocabSize * 12);
         return Math.Max(Math.Max(pruning, evaluation), retraining);
     }
 

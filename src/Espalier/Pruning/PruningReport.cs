@@ -45,6 +45,12 @@ public sealed record PruningReport
     /// <summary>The loss of each retraining step.</summary>
     public IReadOnlyList<double> Losses { get; init; } = [];
 
+    /// <summary>What the losses are ("cross-entropy, nats per token"); null without retraining.</summary>
+    public string? LossName { get; init; }
+
+    /// <summary>Zeros among the feed-forward activations, block by block, where retraining was for that (ProSparse).</summary>
+    public IReadOnlyList<ActivationSparsity>? Activations { get; init; }
+
     /// <summary>Layer by layer.</summary>
     public required IReadOnlyList<BlockReport> Blocks { get; init; }
 

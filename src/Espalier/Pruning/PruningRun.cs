@@ -53,8 +53,8 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Measure("pruned", quality, masked, spill);
         }
 
-        var samples = new SampleWriter(job, config, preview.Parameters);
-        samples.Continue("dense", checkpoint, cancellation);
+        var samples = new SampleWriter(job, preview.Parameters);
+        samples.Continue("dense", config, checkpoint, cancellation);
         RetrainingResult? retraining = null;
         double? reopened;
         OverlaySource result = pruned.Finished();
@@ -72,7 +72,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
                 Measure(changedByRepair ? "repaired" : "pruned", quality, before, spill);
             }
 
-            samples.Continue(changedByRepair ? "repaired" : "pruned", result, cancellation);
+            samples.Continue(changedByRepair ? "repaired" : "pruned", config, result, cancellation);
             using LanguageModel whole = LanguageModel.Load(config, result, job.Device, progress);
             retraining = Timed("retraining", () => Retrain(model, whole, pruned, journal));
             pruned.CheckZeros(whole);
@@ -88,7 +88,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Measure(finalStage, quality, final, spill);
         }
 
-        samples.Continue(finalStage, output, cancellation);
+        samples.Continue(finalStage, ModelConfig.Load(job.Out), output, cancellation);
         PruningReport report = Assemble(checkpoint, output, config, preview, journal, quality, retraining, samples, reopened);
         journal.Remove();
         return report;
@@ -103,6 +103,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Dense = dense,
             Masks = pruned.AllMasks(),
             Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
+            Memory = job.Memory,
             Seed = job.Seed,
             StateFolder = Path.Combine(journal.Folder, "retraining"),
             Progress = progress,
@@ -164,6 +165,8 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Trained = retraining?.Trained,
             TrainedGroups = retraining?.Groups,
             Losses = retraining?.Losses ?? [],
+            LossName = retraining?.LossName,
+            Activations = retraining?.Activations,
             Blocks = blocks,
             Samples = samples.All,
             Seconds = _seconds,
