@@ -15,6 +15,7 @@ namespace Espalier.Recipes;
 public sealed class PerpRecipe : Recipe
 {
     private const double Sparsity = 0.8;
+    private const string Retraining = "retraining a pruned language model", Metric = "perplexity";
     private const string None = "none", Norms = "norms", MaskLora = "norms + MaskLoRA", LoraPrune = "norms + LoRA-Prune", Full = "all, masked";
 
     /// <inheritdoc/>
@@ -22,14 +23,16 @@ public sealed class PerpRecipe : Recipe
         "After pruning, training a small subset of the parameters (norms, biases, sparsity-preserving low-rank adapters) recovers almost as much as retraining all of them, and merges without touching a zero (Zimmer et al., arXiv 2312.15230).";
 
     /// <inheritdoc/>
-    public override string Setting =>
-        "Uniform layer-wise magnitude pruning at 80 %; 60 steps of 8 × 128 training tokens, AdamW, linear schedule with 10 % warm-up; perplexity on 64 held-out windows of 256 tokens. Learning rates: norms 1e-2, adapters (r 8, alpha 16) 3e-3, all 1e-3.";
-
-    /// <inheritdoc/>
-    public override IReadOnlyList<string> Arms => ["dense", None, Norms, MaskLora, LoraPrune, Full];
-
-    /// <inheritdoc/>
-    public override string Metric => "perplexity";
+    public override IReadOnlyList<Experiment> Experiments =>
+    [
+        new Experiment
+        {
+            Name = Retraining,
+            About = "Uniform layer-wise magnitude pruning at 80 %; 60 steps of 8 × 128 training tokens, AdamW, linear schedule with 10 % warm-up; perplexity on 64 held-out windows of 256 tokens. Learning rates: norms 1e-2, adapters (r 8, alpha 16) 3e-3, all 1e-3.",
+            Arms = ["dense", None, Norms, MaskLora, LoraPrune, Full],
+            Metric = Metric,
+        },
+    ];
 
     /// <inheritdoc/>
     public override string FullPlan =>
@@ -57,6 +60,8 @@ public sealed class PerpRecipe : Recipe
         Arm(Full, (Subset.Full, 1e-3));
         return measured;
 
+        void Add(string arm, string metric, double value) => measured.Add(new Measurement(Retraining, Experiment.Only, arm, metric, value));
+
         void Arm(string name, (Subset Subset, double Rate)? trained)
         {
             using var scope = NewDisposeScope();
@@ -82,19 +87,19 @@ public sealed class PerpRecipe : Recipe
                     Progress = context.Progress,
                     Cancellation = context.Cancellation,
                 });
-                measured.Add(new Measurement(name, "trained parameters", result.Trained));
-                measured.Add(new Measurement(name, "seconds", result.Seconds));
+                Add(name, "trained parameters", result.Trained);
+                Add(name, "seconds", result.Seconds);
             }
 
             long revived = model.Blocks.SelectMany(b => b.Linears).Sum(l => masks[l.Name].Revived(l.Linear.Matrix.detach()));
-            measured.Add(new Measurement(name, "revived zeros", revived));
+            Add(name, "revived zeros", revived);
             Measure(name, model);
         }
 
         void Measure(string name, LanguageModel model)
         {
             using var scope = NewDisposeScope();
-            measured.Add(new Measurement(name, Metric, Perplexity.Evaluate(model, text.Windows, progress: null, cancellation: context.Cancellation).Value));
+            Add(name, Metric, Perplexity.Evaluate(model, text.Windows, progress: null, cancellation: context.Cancellation).Value);
             context.Progress.Say(FormattableString.Invariant($"  {name}: perplexity {measured[^1].Value:F2}"));
         }
     }
@@ -102,22 +107,19 @@ public sealed class PerpRecipe : Recipe
     /// <inheritdoc/>
     public override IReadOnlyList<Check> Judge(RecipeResults results)
     {
-        // Recovered: the share of the log-perplexity that full retraining recovers.
-        double Recovered(string arm) => results.MeanOf(m => Math.Log(m(None, Metric) / m(arm, Metric)) / Math.Log(m(None, Metric) / m(Full, Metric)));
-        double mask = Recovered(MaskLora), norms = Recovered(Norms);
-        double share = results.Mean(MaskLora, "trained parameters") / results.Mean(Full, "trained parameters");
-        double gap = results.MeanOf(m => 1 - (m(MaskLora, Metric) / m(LoraPrune, Metric)));
-        double revived = results.Seeds.SelectMany(results.Of).Where(m => m.Metric == "revived zeros").Sum(m => m.Value);
+        SettingResults measured = results.At(Retraining);
+        // The share of the log-perplexity that full retraining recovers.
+        IReadOnlyList<double> Recovered(string arm) =>
+            measured.PerSeed(m => 100 * Math.Log(m(None, Metric) / m(arm, Metric)) / Math.Log(m(None, Metric) / m(Full, Metric)));
+        string[] retrained = [Norms, MaskLora, LoraPrune, Full];
         return
         [
-            new Check("norms + MaskLoRA recover ≥ 80 % of what retraining all parameters recovers", Percent(mask), mask >= 0.8),
-            new Check("… with < 10 % of its trained parameters", Percent(share), share < 0.1),
-            new Check("MaskLoRA at least 5 % below LoRA-Prune in perplexity after merging", Percent(gap), gap >= 0.05),
-            new Check("norms alone recover ≥ 30 % of what retraining all parameters recovers", Percent(norms), norms >= 0.3),
-            new Check("no zero is revived by any merge", $"{revived:F0} revived", revived == 0),
+            Check.AtLeast("norms + MaskLoRA recover of what retraining all parameters recovers", Recovered(MaskLora), 80, "%"),
+            Check.AtMost("… with so many of its trained parameters", measured.PerSeed(m => 100 * m(MaskLora, "trained parameters") / m(Full, "trained parameters")), 10, "%"),
+            Check.AtLeast("MaskLoRA below LoRA-Prune in perplexity after merging", measured.PerSeed(m => 100 * (1 - (m(MaskLora, Metric) / m(LoraPrune, Metric)))), 5, "%"),
+            Check.AtLeast("norms alone recover of what retraining all parameters recovers", Recovered(Norms), 30, "%"),
+            Check.AtMost("zeros revived by any merge", measured.PerSeed(m => retrained.Sum(a => m(a, "revived zeros"))), 0, everySeed: true),
         ];
-
-        static string Percent(double share) => FormattableString.Invariant($"{100 * share:F1} %");
     }
 
     private static Dictionary<string, SparsityMask> PruneByMagnitude(LanguageModel model)

@@ -23,34 +23,52 @@ public sealed class ReproducesAttribute(string slug) : Attribute
 }
 
 /// <summary>
-/// One reproduction: a paper's central claim, the baselines it is measured against, the data, the measurement and the
-/// smallest effect that counts. One file per recipe.
+/// One reproduction: a paper's central claim, the experiments that show it, the baselines it is measured against and the
+/// smallest effects that count. One file per recipe.
 /// </summary>
 public abstract class Recipe
 {
     /// <summary>The claim in one or two sentences, with its source.</summary>
     public abstract string Claim { get; }
 
-    /// <summary>Model, data, steps: what is measured and on what.</summary>
-    public abstract string Setting { get; }
-
-    /// <summary>The arms in the order of the table; the system's own and its baselines.</summary>
-    public abstract IReadOnlyList<string> Arms { get; }
-
-    /// <summary>The figure that the comparison is drawn by, as in the measurements ("perplexity").</summary>
-    public abstract string Metric { get; }
-
-    /// <summary>Whether a lower figure is better.</summary>
-    public virtual bool LowerIsBetter => true;
+    /// <summary>What is measured, in the order of the page.</summary>
+    public abstract IReadOnlyList<Experiment> Experiments { get; }
 
     /// <summary>The plan of the full reproduction, for a GPU.</summary>
     public abstract string FullPlan { get; }
 
-    /// <summary>Runs all arms with one seed.</summary>
+    /// <summary>Runs all experiments with one seed.</summary>
+    /// <returns>The figures of the arms that the experiments name; a cell may be left out where it has no meaning.</returns>
     public abstract IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed);
 
     /// <summary>Compares what was measured with the smallest effects that the claim needs.</summary>
+    /// <returns>The conditions; the claim is shown where all of them hold.</returns>
     public abstract IReadOnlyList<Check> Judge(RecipeResults results);
+}
+
+/// <summary>One experiment: arms that are compared by one figure, at one setting or several.</summary>
+public sealed record Experiment
+{
+    /// <summary>The setting of an experiment that has only one.</summary>
+    public const string Only = "";
+
+    /// <summary>Its heading, unique within the recipe ("language model").</summary>
+    public required string Name { get; init; }
+
+    /// <summary>Model, data, steps: what is measured and on what, in whole sentences.</summary>
+    public required string About { get; init; }
+
+    /// <summary>The arms in the order of the table: the system's own and its baselines.</summary>
+    public required IReadOnlyList<string> Arms { get; init; }
+
+    /// <summary>What all arms are measured at ("70 %", "2:4"), in order; each gets a chart of its own.</summary>
+    public IReadOnlyList<string> Settings { get; init; } = [Only];
+
+    /// <summary>The figure that the comparison is drawn by, as in the measurements ("perplexity").</summary>
+    public required string Metric { get; init; }
+
+    /// <summary>Whether a lower figure is better.</summary>
+    public bool LowerIsBetter { get; init; } = true;
 }
 
 /// <summary>What a recipe is given.</summary>
@@ -73,13 +91,9 @@ public sealed class RecipeContext
 }
 
 /// <summary>One figure of one arm.</summary>
+/// <param name="Experiment">The experiment's name.</param>
+/// <param name="Setting">The setting; <see cref="Recipes.Experiment.Only"/> where there is only one.</param>
 /// <param name="Arm">The arm.</param>
 /// <param name="Metric">What was measured.</param>
 /// <param name="Value">The figure.</param>
-public sealed record Measurement(string Arm, string Metric, double Value);
-
-/// <summary>One condition of the verdict.</summary>
-/// <param name="Statement">What must hold, in words with the smallest effect.</param>
-/// <param name="Measured">What was measured, in words.</param>
-/// <param name="Holds">Whether it holds.</param>
-public sealed record Check(string Statement, string Measured, bool Holds);
+public sealed record Measurement(string Experiment, string Setting, string Arm, string Metric, double Value);

@@ -7,11 +7,11 @@ namespace Espalier.Recipes;
 
 /// <summary>The model and texts of a language-model recipe: the default model with its own, or another model with IMDb reviews.</summary>
 /// <param name="Folder">The model's folder.</param>
-/// <param name="Training">Training text as tokens.</param>
+/// <param name="TrainingTokens">Training text as tokens, made when first asked for.</param>
 /// <param name="Calibration">Documents to calibrate on.</param>
 /// <param name="Tokenizer">The model's tokeniser.</param>
 /// <param name="Windows">Windows of held-out text [windows, length].</param>
-public sealed record RecipeText(string Folder, int[] Training, TextDataset Calibration, Tokenizer Tokenizer, Tensor Windows) : IDisposable
+public sealed record RecipeText(string Folder, Lazy<int[]> TrainingTokens, TextDataset Calibration, Tokenizer Tokenizer, Tensor Windows) : IDisposable
 {
     /// <summary>Documents that are enough for minutes of retraining.</summary>
     private const int TrainingDocuments = 2000;
@@ -34,11 +34,14 @@ public sealed record RecipeText(string Folder, int[] Training, TextDataset Calib
         new Seed(0).Random("recipe evaluation").Shuffle(unseen);
         return new RecipeText(
             folder,
-            TokenWindows.FromDocuments(documents.Take(TrainingDocuments), tokenizer),
+            new Lazy<int[]>(() => TokenWindows.FromDocuments(documents.Take(TrainingDocuments), tokenizer)),
             TextDataset.FromDocuments(documents, training.Name),
             tokenizer,
             TokenWindows.NonOverlapping(TokenWindows.FromJoinedText(unseen.Take(TrainingDocuments), tokenizer), windowLength, windows));
     }
+
+    /// <summary>Training text as tokens.</summary>
+    public int[] Training => TrainingTokens.Value;
 
     /// <inheritdoc/>
     public void Dispose() => Windows.Dispose();

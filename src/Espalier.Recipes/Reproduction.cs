@@ -1,5 +1,6 @@
 using System.Reflection;
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using Espalier.Checkpoints;
 using Espalier.Evaluation;
 using Espalier.Reporting;
@@ -30,7 +31,7 @@ public static class Reproduction
     {
         Recipe recipe = For(slug);
         Directory.CreateDirectory(folder);
-        string setting = $"{context.Size}: {recipe.Setting}";
+        string setting = $"{context.Size}: {string.Join(" | ", recipe.Experiments.Select(Identity))}";
         var measured = new Dictionary<long, IReadOnlyList<Measurement>>();
         foreach (long seed in seeds)
         {
@@ -59,21 +60,25 @@ public static class Reproduction
 
     private static JsonSerializerOptions Json { get; } = new() { WriteIndented = true };
 
+    // What a finished seed must have in common with the recipe to be taken as it is.
+    private static string Identity(Experiment e) => $"{e.Name}: {e.About} {string.Join(", ", e.Arms)} at {string.Join(", ", e.Settings)}";
+
     private static ReproductionReport Summarise(string slug, Recipe recipe, RecipeResults results, RecipeSize size)
     {
-        var rows = recipe.Arms.Select(arm => new ArmSummary(arm, results.Metrics
-            .Where(m => results.Values(arm, m).Length > 0)
-            .ToDictionary(m => m, m =>
-            {
-                MeanEstimate estimate = Significance.Mean(results.Values(arm, m));
-                return new MetricSummary(estimate.Mean, estimate.Count > 1 ? estimate.StandardDeviation : null, estimate.Count > 1 ? estimate.HalfWidth : null, results.Values(arm, m));
-            }))).ToList();
         IReadOnlyList<Check> checks = size is RecipeSize.Smoke ? [] : recipe.Judge(results);
         string verdict = size is RecipeSize.Smoke ? "not judged (smoke size)"
             : results.Seeds.Count < 3 ? "not judged (fewer than three seeds)"
             : checks.All(c => c.Holds) ? "shown" : "not shown";
-        return new ReproductionReport(slug, recipe.Claim, recipe.Setting, size.ToString().ToLowerInvariant(), results.Seeds, recipe.Metric, recipe.LowerIsBetter,
-            rows, checks, verdict, recipe.FullPlan, Machine.Describe());
+        return new ReproductionReport(slug, recipe.Claim, size.ToString().ToLowerInvariant(), results.Seeds,
+            [.. recipe.Experiments.Select(e => Summarise(e, results))], checks, verdict, recipe.FullPlan, Machine.Describe());
+    }
+
+    private static ExperimentSummary Summarise(Experiment experiment, RecipeResults results)
+    {
+        return new ExperimentSummary(experiment, [.. experiment.Settings.Select(s => new SettingSummary(s, Arms(results.At(experiment.Name, s))))]);
+
+        IReadOnlyList<ArmSummary> Arms(SettingResults measured) =>
+            [.. experiment.Arms.Select(a => new ArmSummary(a, measured.MetricsOf(a).ToDictionary(m => m, m => MetricSummary.Of(measured.Values(a, m))))).Where(a => a.Metrics.Count > 0)];
     }
 
     private static SeedFile? Read(string path)
@@ -94,19 +99,31 @@ public static class Reproduction
 /// <summary>What a reproduction found.</summary>
 /// <param name="System">The slug.</param>
 /// <param name="Claim">The claim.</param>
-/// <param name="Setting">What was measured on what.</param>
 /// <param name="Size">smoke or quick.</param>
 /// <param name="Seeds">The seeds.</param>
-/// <param name="Metric">The figure that the comparison is drawn by.</param>
-/// <param name="LowerIsBetter">Whether a lower figure is better.</param>
-/// <param name="Arms">The arms with all their metrics.</param>
+/// <param name="Experiments">The experiments with all that was measured.</param>
 /// <param name="Checks">The conditions of the verdict.</param>
 /// <param name="Verdict">shown, not shown, or why it was not judged.</param>
 /// <param name="FullPlan">The plan of the full reproduction.</param>
 /// <param name="Machine">What it was measured on.</param>
 public sealed record ReproductionReport(
-    string System, string Claim, string Setting, string Size, IReadOnlyList<long> Seeds, string Metric, bool LowerIsBetter,
-    IReadOnlyList<ArmSummary> Arms, IReadOnlyList<Check> Checks, string Verdict, string FullPlan, IReadOnlyDictionary<string, string> Machine);
+    string System, string Claim, string Size, IReadOnlyList<long> Seeds, IReadOnlyList<ExperimentSummary> Experiments,
+    IReadOnlyList<Check> Checks, string Verdict, string FullPlan, IReadOnlyDictionary<string, string> Machine);
+
+/// <summary>One experiment.</summary>
+/// <param name="Experiment">What was compared.</param>
+/// <param name="Settings">What was measured at each setting.</param>
+public sealed record ExperimentSummary(Experiment Experiment, IReadOnlyList<SettingSummary> Settings)
+{
+    /// <summary>The metrics that any arm has, in the order of their first appearance.</summary>
+    [JsonIgnore]
+    public IReadOnlyList<string> Metrics => [.. Settings.SelectMany(s => s.Arms).SelectMany(a => a.Metrics.Keys).Distinct()];
+}
+
+/// <summary>One setting of an experiment.</summary>
+/// <param name="Setting">Its name; empty for the only one.</param>
+/// <param name="Arms">The arms that were measured at it.</param>
+public sealed record SettingSummary(string Setting, IReadOnlyList<ArmSummary> Arms);
 
 /// <summary>One arm.</summary>
 /// <param name="Arm">Its name.</param>
@@ -118,4 +135,11 @@ public sealed record ArmSummary(string Arm, IReadOnlyDictionary<string, MetricSu
 /// <param name="StandardDeviation">The sample standard deviation; null for one seed.</param>
 /// <param name="HalfWidth">Half of the 95 % interval; null for one seed.</param>
 /// <param name="Values">Seed by seed.</param>
-public sealed record MetricSummary(double Mean, double? StandardDeviation, double? HalfWidth, IReadOnlyList<double> Values);
+public sealed record MetricSummary(double Mean, double? StandardDeviation, double? HalfWidth, IReadOnlyList<double> Values)
+{
+    internal static MetricSummary Of(IReadOnlyList<double> values)
+    {
+        MeanEstimate estimate = Significance.Mean(values);
+        return new MetricSummary(estimate.Mean, estimate.Count > 1 ? estimate.StandardDeviation : null, estimate.Count > 1 ? estimate.HalfWidth : null, values);
+    }
+}

@@ -1,9 +1,8 @@
-using System.Globalization;
 using Espalier.Reporting;
 
 namespace Espalier.Recipes;
 
-/// <summary>A reproduction as a page to look at and as a Markdown table for the docs.</summary>
+/// <summary>A reproduction as a page to look at and as Markdown tables for the docs.</summary>
 public static class ReproductionPage
 {
     /// <summary>Makes the page.</summary>
@@ -15,66 +14,97 @@ public static class ReproductionPage
             "not shown" => $"The claim does not show over {report.Seeds.Count} seeds: {report.Checks.Count(c => !c.Holds)} of {report.Checks.Count} conditions fail.",
             _ => $"The claim was {report.Verdict}.",
         };
-        var drawn = report.Arms.Where(a => a.Metrics.ContainsKey(report.Metric)).ToList();
         ReportPage page = new ReportPage($"Reproduction: {report.System}", headline) { Kicker = "Espalier reproduction", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
-            .Section("The claim", report.Claim, new Paragraph(report.Setting))
-            .Section("The comparison", $"{report.Metric}; {(report.LowerIsBetter ? "lower" : "higher")} is better; mean and 95 % interval over seeds {string.Join(", ", report.Seeds)}.",
-                new BarChart
-                {
-                    Title = report.Metric,
-                    Bars = [.. drawn.Select(a => new Bar(a.Arm, a.Metrics[report.Metric].Mean, Shown: Number(a.Metrics[report.Metric].Mean), Error: a.Metrics[report.Metric].HalfWidth))],
-                },
-                Table(report));
+            .Section("The claim", null, new Paragraph(report.Claim));
         if (report.Checks.Count > 0)
         {
-            page = page.Section("The verdict", null, new DataTable(
-                [new Column("must hold"), new Column("measured"), new Column("")],
-                [.. report.Checks.Select(c => (IReadOnlyList<string>)[c.Statement, c.Measured, c.Holds ? "holds" : "fails"])]));
+            page = page.Section("The verdict", "Mean and 95 % interval over the seeds, against the smallest effect that counts.", new DataTable(
+                [new Column("effect"), new Column("measured", Numeric: true), new Column("needed", Numeric: true), new Column("")],
+                [.. report.Checks.Select(c => (IReadOnlyList<string>)[c.Statement, c.Measured, c.Needed, c.Holds ? "holds" : "fails"])]));
+        }
+
+        foreach (ExperimentSummary summary in report.Experiments)
+        {
+            Experiment experiment = summary.Experiment;
+            page = page.Section(Sentence(experiment.Name), experiment.About,
+                [
+                    new Paragraph($"{Sentence(experiment.Metric)}; {(experiment.LowerIsBetter ? "lower" : "higher")} is better; mean and 95 % interval over {Seeds(report)}."),
+                    .. Charts(summary),
+                    new DataTable([.. Headings(summary)], [.. Rows(summary)]),
+                ]);
         }
 
         return page.Section("The full reproduction", "For a machine with a GPU.", new CodeBlock("plan", report.FullPlan));
     }
 
-    /// <summary>The table of arms and metrics as Markdown, for the system's page in docs/.</summary>
+    /// <summary>The tables of arms and metrics and the verdict as Markdown, for the system's page in docs/.</summary>
     public static string ToMarkdown(ReproductionReport report)
     {
-        string[] metrics = Metrics(report);
-        var lines = new List<string>
+        var lines = new List<string>();
+        foreach (ExperimentSummary summary in report.Experiments)
         {
-            $"| arm | {string.Join(" | ", metrics)} |",
-            $"|---|{string.Concat(metrics.Select(_ => "---:|"))}",
-        };
-        lines.AddRange(report.Arms.Select(a => $"| {a.Arm} | {string.Join(" | ", metrics.Select(m => Cell(a, m)))} |"));
-        if (report.Checks.Count > 0)
-        {
-            lines.AddRange(["", "| must hold | measured | |", "|---|---|---|"]);
-            lines.AddRange(report.Checks.Select(c => $"| {c.Statement} | {c.Measured} | {(c.Holds ? "holds" : "**fails**")} |"));
+            if (report.Experiments.Count > 1)
+            {
+                lines.AddRange([$"**{Sentence(summary.Experiment.Name)}.** {summary.Experiment.About}", ""]);
+            }
+
+            Column[] headings = [.. Headings(summary)];
+            lines.AddRange([$"| {string.Join(" | ", headings.Select(h => h.Heading))} |", $"|{string.Concat(headings.Select(h => h.Numeric ? "---:|" : "---|"))}"]);
+            lines.AddRange(Rows(summary).Select(r => $"| {string.Join(" | ", r)} |"));
+            lines.Add("");
         }
 
-        lines.AddRange(["", $"Verdict: **{report.Verdict}** ({report.Size}, seeds {string.Join(", ", report.Seeds)}; {report.Machine["processor"]}, {report.Machine["cores"]} cores)."]);
+        if (report.Checks.Count > 0)
+        {
+            lines.AddRange(["| effect | measured | needed | |", "|---|---:|---:|---|"]);
+            lines.AddRange(report.Checks.Select(c => $"| {c.Statement} | {c.Measured} | {c.Needed} | {(c.Holds ? "holds" : "**fails**")} |"));
+            lines.Add("");
+        }
+
+        lines.Add($"Verdict: **{report.Verdict}** ({report.Size}, {Seeds(report)}; {report.Machine["processor"]}, {report.Machine["cores"]} cores).");
         return string.Join("\n", lines) + "\n";
     }
 
-    private static DataTable Table(ReproductionReport report)
+    /// <summary>The headings of an experiment's table: the setting where there are several, the arm, the metrics.</summary>
+    public static IEnumerable<Column> Headings(ExperimentSummary summary) =>
+    [
+        .. summary.Settings.Count > 1 ? [new Column("at")] : Array.Empty<Column>(),
+        new Column("arm"),
+        .. summary.Metrics.Select(m => new Column(m, Numeric: true)),
+    ];
+
+    /// <summary>The rows of an experiment's table.</summary>
+    public static IEnumerable<IReadOnlyList<string>> Rows(ExperimentSummary summary) =>
+        from setting in summary.Settings
+        from arm in setting.Arms
+        select (IReadOnlyList<string>)
+        [
+            .. summary.Settings.Count > 1 ? [setting.Setting] : Array.Empty<string>(),
+            arm.Arm,
+            .. summary.Metrics.Select(m => Cell(arm, m)),
+        ];
+
+    // One chart for each setting, two of them side by side.
+    private static IEnumerable<IReportBlock> Charts(ExperimentSummary summary)
     {
-        string[] metrics = Metrics(report);
-        return new DataTable(
-            [new Column("arm"), .. metrics.Select(m => new Column(m, Numeric: true))],
-            [.. report.Arms.Select(a => (IReadOnlyList<string>)[a.Arm, .. metrics.Select(m => Cell(a, m))])]);
+        BarChart[] charts = [.. summary.Settings.Where(s => s.Arms.Any(a => a.Metrics.ContainsKey(summary.Experiment.Metric))).Select(s => Chart(summary.Experiment, s))];
+        return charts.Chunk(2).Select(pair => pair.Length == 2 ? new SideBySide(pair[0], pair[1]) : (IReportBlock)pair[0]);
     }
 
-    private static string[] Metrics(ReproductionReport report) => [.. report.Arms.SelectMany(a => a.Metrics.Keys).Distinct()];
-
-    /// <summary>A metric of an arm as text: the mean, with the deviation over seeds where there is one.</summary>
-    public static string Cell(ArmSummary arm, string metric) => !arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? ""
-        : m.StandardDeviation is > 0 and var deviation ? $"{Number(m.Mean)} ± {Number(deviation)}" : Number(m.Mean);
-
-    private static string Number(double value) => Math.Abs(value) switch
+    private static BarChart Chart(Experiment experiment, SettingSummary setting) => new()
     {
-        _ when value == Math.Floor(value) && Math.Abs(value) >= 100 => value.ToString("N0", CultureInfo.InvariantCulture),
-        >= 10_000 => value.ToString("N0", CultureInfo.InvariantCulture),
-        >= 100 => value.ToString("F1", CultureInfo.InvariantCulture),
-        >= 1 => value.ToString("F2", CultureInfo.InvariantCulture),
-        _ => value.ToString("0.###", CultureInfo.InvariantCulture),
+        Title = setting.Setting.Length > 0 ? $"{experiment.Metric}, {setting.Setting}" : experiment.Metric,
+        Bars = [.. from arm in setting.Arms
+                   where arm.Metrics.ContainsKey(experiment.Metric)
+                   let metric = arm.Metrics[experiment.Metric]
+                   select new Bar(arm.Arm, metric.Mean, Shown: Number.Text(metric.Mean), Error: metric.HalfWidth)],
     };
+
+    // A metric of an arm: the mean, with the deviation over seeds where there is one.
+    private static string Cell(ArmSummary arm, string metric) => !arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? ""
+        : m.StandardDeviation is > 0 and var deviation ? $"{Number.Text(m.Mean)} ± {Number.Text(deviation)}" : Number.Text(m.Mean);
+
+    private static string Seeds(ReproductionReport report) => $"seed{(report.Seeds.Count == 1 ? "" : "s")} {string.Join(", ", report.Seeds)}";
+
+    private static string Sentence(string words) => char.ToUpperInvariant(words[0]) + words[1..];
 }

@@ -1,31 +1,44 @@
 using System.CommandLine;
 using System.Diagnostics;
 using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
 using Espalier.Checkpoints;
+using Espalier.Cli.Display;
 using Espalier.Data;
 using Espalier.Evaluation;
+using Espalier.Evaluation.Tasks;
 using Espalier.Models;
 using Espalier.Runtime;
 
 namespace Espalier.Cli.Commands;
 
-/// <summary><c>espalier eval</c>: how well a model predicts a text.</summary>
+/// <summary><c>espalier eval</c>: how well a model predicts a text and answers multiple-choice tasks.</summary>
 internal sealed class EvalCommand : EspalierCommand
 {
     private const int LongestContext = 4096;
 
-    private readonly Argument<string> _model = new("MODEL") { Description = "A model's folder or a hub id." };
-    private readonly Option<string> _data = new("--data") { Description = $"The text: {Inputs.DataForms}.", HelpName = "data", Required = true };
+    private readonly Argument<string?> _model = new("MODEL") { Description = "A model's folder or a hub id; --tasks list needs none.", Arity = ArgumentArity.ZeroOrOne };
+    private readonly Option<string?> _data = new("--data") { Description = $"Measures perplexity on this text: {Inputs.DataForms}.", HelpName = "data" };
     private readonly Option<int> _windows = new("--windows") { Description = "The most windows; 0 takes all.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _contextLength = new("--context") { Description = "Tokens per window (default: the model's context, at most 4096).", HelpName = "N" };
+    private readonly Option<string?> _tasks = new("--tasks") { Description = "Multiple-choice tasks, with commas between; \"list\" prints those there are.", HelpName = "names" };
+    private readonly Option<string[]> _taskData = new("--task-data") { Description = "A task's data, if not its usual hub id: a .parquet or .jsonl file, a folder, or a hub id. May be given for each task.", HelpName = "task=data" };
+    private readonly Option<int> _fewShot = new("--few-shot") { Description = "Solved examples before each question, from the task's train split.", HelpName = "K", DefaultValueFactory = _ => 0 };
+    private readonly Option<int?> _limit = new("--limit") { Description = "Only the first N questions of each task.", HelpName = "N" };
+    private readonly Option<long> _seed = new("--seed") { Description = "The seed of the draw of examples.", HelpName = "N", DefaultValueFactory = _ => 0 };
+    private readonly Option<string?> _output = new("--output") { Description = "Writes the result to this file too, as JSON.", HelpName = "file" };
 
     public EvalCommand()
-        : base("eval", "Measures perplexity: the text is cut into windows that do not overlap, each scored alone.",
+        : base("eval", "Measures perplexity (windows of a text that do not overlap, each scored alone) and multiple-choice tasks (by likelihood).",
             "espalier eval ./llama-50 --data Salesforce/wikitext:wikitext-2-v1:test",
-            "espalier eval ./llama-50 --data reviews.jsonl --windows 64 --context 256 --json")
+            "espalier eval ./llama-50 --data reviews.jsonl --windows 64 --context 256 --json",
+            "espalier eval ./llama-50 --tasks arc_easy,piqa,winogrande --limit 500 --output results.json",
+            "espalier eval ./llama-50 --tasks arc_easy --task-data arc_easy=./arc.jsonl",
+            "espalier eval --tasks list")
     {
         Add(_model);
-        foreach (Option option in new Option[] { _data, _windows, _contextLength })
+        foreach (Option option in new Option[] { _data, _windows, _contextLength, _tasks, _taskData, _fewShot, _limit, _seed, _output })
         {
             Add(option);
         }
@@ -33,29 +46,86 @@ internal sealed class EvalCommand : EspalierCommand
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
-        string word = parsed.GetRequiredValue(_model), reference = parsed.GetRequiredValue(_data);
+        string? reference = parsed.GetValue(_data), tasks = parsed.GetValue(_tasks), output = parsed.GetValue(_output);
+        if (tasks == TaskWords.List)
+        {
+            TaskWords.ShowList(context);
+            return ExitCode.Success;
+        }
+
+        EspalierException.Require(reference is not null || tasks is not null, "There is nothing to measure; give --data for perplexity, --tasks for multiple-choice tasks, or both.");
+        string word = parsed.GetValue(_model) ?? throw new EspalierException("Which model to measure is not said; give its folder or hub id.");
         int most = parsed.GetValue(_windows);
         EspalierException.Require(most >= 0, $"--windows {most} is not possible; give 1 or more, or 0 for all.");
+        EspalierException.Require(output is null || Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(output))),
+            $"--output {output} lies in a folder that does not exist; make the folder first.");
+        string[] taskData = parsed.GetValue(_taskData) ?? [];
+        EspalierException.Require(tasks is not null || taskData.Length == 0, "--task-data is given without --tasks; name the tasks to run.");
+        var options = new MultipleChoiceOptions { FewShot = parsed.GetValue(_fewShot), Limit = parsed.GetValue(_limit), Seed = new Seed(parsed.GetValue(_seed)) };
+        IReadOnlyList<TaskData> questions = tasks is null ? [] : TaskWords.Open(tasks, taskData, options, context, cancellation);
         string folder = await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
-        ModelConfig config = ModelConfig.Load(folder);
-        int length = parsed.GetValue(_contextLength) ?? Math.Min(config.MaxPositions, LongestContext);
-        EspalierException.Require(length >= 2 && length <= config.MaxPositions,
-            $"--context {length} is not possible; the model sees from 2 to {config.MaxPositions} tokens.");
-        using Checkpoint checkpoint = Checkpoint.Open(folder);
-        using var model = new StreamedModel(config, checkpoint);
-        long[][] windows = TokenWindows.ForPerplexity(Inputs.Text(reference, context, cancellation), Tokenizer.Load(folder), length, most);
+        using StreamedModel model = StreamedModel.Open(folder);
+        Tokenizer tokenizer = Tokenizer.Load(folder);
+        int length = parsed.GetValue(_contextLength) ?? Math.Min(model.Config.MaxPositions, LongestContext);
+        EspalierException.Require(length >= 2 && length <= model.Config.MaxPositions,
+            $"--context {length} is not possible; the model sees from 2 to {model.Config.MaxPositions} tokens.");
+        long[][]? windows = reference is null ? null : TokenWindows.ForPerplexity(Inputs.Text(reference, context, cancellation), tokenizer, length, most);
 
         var clock = Stopwatch.StartNew();
-        PerplexityResult result = StreamedPerplexity.Evaluate(model, windows, context.Device, "measuring perplexity", context.Progress, spillFolder: null, cancellation);
-        double seconds = clock.Elapsed.TotalSeconds, rate = (double)windows.Length * length / seconds;
-        context.Show(
-            new { model = word, data = reference, perplexity = result.Value, result.LogPerplexity, result.StandardErrorOfLog, windows = result.Segments, context = length, result.Tokens, seconds, tokensPerSecond = rate },
-            () =>
+        PerplexityResult? perplexity = windows is null ? null
+            : StreamedPerplexity.Evaluate(model, windows, context.Device, "measuring perplexity", context.Progress, spillFolder: null, cancellation);
+        TimeSpan time = clock.Elapsed;
+        var likelihood = ModelLikelihood.Of(model, tokenizer, context.Device);
+        TaskResult[] results = [.. questions.Select(q => MultipleChoice.Evaluate(q, likelihood, options, context.Progress, cancellation))];
+
+        // What either part says has names of its own, so a script finds a figure at the same place whether or not the other was measured.
+        JsonObject value = results.Length > 0 ? HarnessReport.Of(results, word, options) : [];
+        if (perplexity is not null)
+        {
+            foreach ((string name, JsonNode? figure) in Figures(word, reference!, perplexity, length, time))
             {
-                string error = double.IsNaN(result.StandardErrorOfLog) ? "" : string.Create(CultureInfo.InvariantCulture, $" ± {result.Value * result.StandardErrorOfLog:0.##}");
-                context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"perplexity {result.Value:0.###}{error} on {result.Segments} windows of {length} tokens"));
-                context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{Text.Count(windows.Length * (long)length)} tokens in {Text.Duration(clock.Elapsed)}, {rate:0} tokens/s"));
-            });
+                value[name] = figure?.DeepClone();
+            }
+        }
+
+        if (output is not null)
+        {
+            AtomicFile.WriteText(output, value.ToJsonString(new JsonSerializerOptions(JsonEvents.Options) { WriteIndented = true }) + "\n");
+        }
+
+        context.Show(value, () => Print(context, perplexity, length, time, results, options.FewShot));
         return ExitCode.Success;
+    }
+
+    private static JsonObject Figures(string model, string data, PerplexityResult result, int length, TimeSpan time) => JsonSerializer.SerializeToNode(
+        new
+        {
+            model,
+            data,
+            perplexity = result.Value,
+            result.LogPerplexity,
+            result.StandardErrorOfLog,
+            windows = result.Segments,
+            context = length,
+            result.Tokens,
+            seconds = time.TotalSeconds,
+            tokensPerSecond = result.Segments * (double)length / time.TotalSeconds,
+        },
+        JsonEvents.Options)!.AsObject();
+
+    private static void Print(CommandContext context, PerplexityResult? perplexity, int length, TimeSpan time, TaskResult[] results, int fewShot)
+    {
+        if (perplexity is not null)
+        {
+            long tokens = perplexity.Segments * (long)length;
+            string error = double.IsNaN(perplexity.StandardErrorOfLog) ? "" : string.Create(CultureInfo.InvariantCulture, $" ± {perplexity.Value * perplexity.StandardErrorOfLog:0.##}");
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"perplexity {perplexity.Value:0.###}{error} on {perplexity.Segments} windows of {length} tokens"));
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{Text.Count(tokens)} tokens in {Text.Duration(time)}, {tokens / time.TotalSeconds:0} tokens/s"));
+        }
+
+        if (results.Length > 0)
+        {
+            TaskWords.Print(context.Console, results, fewShot);
+        }
     }
 }

@@ -37,6 +37,11 @@ internal static class PruningText
         }
 
         console.Write(table);
+        if (preview.DecidedBy is { } allocator)
+        {
+            console.MarkupLine($"Shown is the share of the whole model; {Markup.Escape(allocator)} decides each weight's when it has looked at the dense model.");
+        }
+
         console.MarkupLine(preview.Kinds.Count == 1 ? "All blocks are of this kind." : $"{preview.Kinds.Count} kinds of blocks, one of each shown.");
         console.MarkupLine($"Coupled groups of a block: {Markup.Escape(string.Join("; ", preview.Groups))}.");
         string spills = preview.Spills ? " in a file, to stay inside the memory budget" : string.Empty;

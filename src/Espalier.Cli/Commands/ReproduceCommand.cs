@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using Espalier.Recipes;
+using Espalier.Reporting;
 using Espalier.Runtime;
 using Spectre.Console;
 
@@ -63,22 +64,26 @@ internal sealed class ReproduceCommand : EspalierCommand
             return;
         }
 
-        string[] metrics = [.. report.Arms.SelectMany(a => a.Metrics.Keys).Distinct()];
-        Table table = new Table().Border(TableBorder.Rounded).AddColumn("arm");
-        foreach (string metric in metrics)
+        foreach (ExperimentSummary summary in report.Experiments)
         {
-            table.AddColumn(new TableColumn(Markup.Escape(metric)).RightAligned());
+            Table table = new Table().Border(TableBorder.Rounded).Title(Markup.Escape(summary.Experiment.Name));
+            foreach (Column column in ReproductionPage.Headings(summary))
+            {
+                var heading = new TableColumn(Markup.Escape(column.Heading));
+                table.AddColumn(column.Numeric ? heading.RightAligned() : heading);
+            }
+
+            foreach (IReadOnlyList<string> row in ReproductionPage.Rows(summary))
+            {
+                table.AddRow([.. row.Select(Markup.Escape)]);
+            }
+
+            context.Console.Write(table);
         }
 
-        foreach (ArmSummary arm in report.Arms)
-        {
-            table.AddRow([Markup.Escape(arm.Arm), .. metrics.Select(m => Markup.Escape(ReproductionPage.Cell(arm, m)))]);
-        }
-
-        context.Console.Write(table);
         foreach (Check check in report.Checks)
         {
-            context.Console.MarkupLine($"{(check.Holds ? "[green]holds[/]" : "[red]fails[/]")}  {Markup.Escape(check.Statement)}: {Markup.Escape(check.Measured)}");
+            context.Console.MarkupLine($"{(check.Holds ? "[green]holds[/]" : "[red]fails[/]")}  {Markup.Escape($"{check.Statement}: {check.Measured} (needed {check.Needed})")}");
         }
 
         context.Console.MarkupLine($"Verdict: [bold]{Markup.Escape(report.Verdict)}[/]. Report: {Markup.Escape(Path.Combine(folder, "report.html"))}");

@@ -52,6 +52,10 @@ public sealed class CsvTable : ITable
     public IEnumerable<double?> Numbers(string column) => Values(column).Select((value, i) => Parse(value, i, column, "number",
         double.TryParse(value, NumberStyles.Float, CultureInfo.InvariantCulture, out double number), number));
 
+    /// <inheritdoc/>
+    public IEnumerable<IReadOnlyList<string>> TextLists(string column) =>
+        throw new EspalierException($"The column \"{this.Find(column).Name}\" of \"{Path}\" is to hold lists of text, which this kind of file cannot; use parquet or JSON lines.");
+
     private IEnumerable<string> Values(string column)
     {
         int index = Columns.ToList().IndexOf(this.Find(column));

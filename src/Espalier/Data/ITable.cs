@@ -22,7 +22,7 @@ public enum ColumnKind
 }
 
 /// <summary>A column of a table.</summary>
-/// <param name="Name">Its name; a member of a struct has its path ("img.bytes").</param>
+/// <param name="Name">Its name; a member of a struct or of an object in JSON has its path ("img.bytes").</param>
 /// <param name="Kind">What it holds.</param>
 /// <param name="IsList">Each row holds a list of such values.</param>
 public sealed record TableColumn(string Name, ColumnKind Kind, bool IsList = false);
@@ -47,6 +47,10 @@ public interface ITable
     /// <summary>The numbers of a column, whole ones too, lazily; null where a row has none.</summary>
     /// <exception cref="EspalierException">When there is no such column of numbers, or the file is damaged.</exception>
     IEnumerable<double?> Numbers(string column);
+
+    /// <summary>The lists of texts of a column (the choices of a question), lazily; an absent list is empty.</summary>
+    /// <exception cref="EspalierException">When there is no such column of lists, or the file is damaged.</exception>
+    IEnumerable<IReadOnlyList<string>> TextLists(string column);
 }
 
 /// <summary>Opens tables and finds columns in them.</summary>
@@ -84,6 +88,8 @@ public static class Table
         }
 
         string[] texts = [.. table.Columns.Where(c => c is { Kind: ColumnKind.Text, IsList: false } || (table is CsvTable && c.Name == "text")).Select(c => c.Name)];
+        string[] outer = [.. texts.Where(name => !name.Contains('.'))];
+        texts = outer.Length > 0 ? outer : texts; // members of structs only where there is nothing else
         EspalierException.Require(texts.Length == 1 || texts.Contains("text"), $"Which column of \"{table.Path}\" holds the text is not clear; {table.Listing()}: name one.");
         return texts.Contains("text") ? "text" : texts[0];
     }

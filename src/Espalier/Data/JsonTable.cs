@@ -5,7 +5,7 @@ namespace Espalier.Data;
 
 /// <summary>
 /// Rows in JSON: a line a row (.jsonl), or one array of rows (.json). A row is an object, or just a text, which then
-/// stands in the column "text". Columns are those of the first row.
+/// stands in the column "text". Columns are those of the first row; a member of an object in it has its path ("choices.text").
 /// </summary>
 public sealed class JsonTable : ITable
 {
@@ -20,9 +20,7 @@ public sealed class JsonTable : ITable
         {
             Columns = row.ValueKind == JsonValueKind.String
                 ? [new TableColumn("text", ColumnKind.Text)]
-                : [.. row.EnumerateObject().Select(p => p.Value.ValueKind == JsonValueKind.Array && p.Value.GetArrayLength() > 0
-                    ? new TableColumn(p.Name, KindOf(p.Value[0]), IsList: true)
-                    : new TableColumn(p.Name, KindOf(p.Value)))];
+                : [.. ColumnsOf(row, "")];
             break;
         }
     }
@@ -58,22 +56,53 @@ public sealed class JsonTable : ITable
     public IEnumerable<double?> Numbers(string column) => Values<double?>(column, (value, where) =>
         value.ValueKind == JsonValueKind.Number ? value.GetDouble() : throw Wrong(value, where, column, "number"));
 
-    /// <summary>The lists of texts of a column (the choices of a question), lazily; an absent list is empty.</summary>
-    /// <exception cref="EspalierException">When there is no such column, or the file is malformed.</exception>
+    /// <inheritdoc/>
     public IEnumerable<IReadOnlyList<string>> TextLists(string column) => Values<IReadOnlyList<string>>(column, (value, where) =>
-        value.ValueKind == JsonValueKind.Array ? [.. value.EnumerateArray().Select(v => v.GetString() ?? "")] : throw Wrong(value, where, column, "list of texts")).Select(list => list ?? []);
+        value.ValueKind == JsonValueKind.Array && value.EnumerateArray().All(v => v.ValueKind == JsonValueKind.String)
+            ? [.. value.EnumerateArray().Select(v => v.GetString()!)]
+            : throw Wrong(value, where, column, "list of texts")).Select(list => list ?? []);
 
     private IEnumerable<T?> Values<T>(string column, Func<JsonElement, string, T> read)
     {
         this.Find(column);
         foreach (var (row, where) in Rows())
         {
-            JsonElement value = default;
-            bool has = row.ValueKind == JsonValueKind.String ? column == "text" : row.TryGetProperty(column, out value);
-            value = row.ValueKind == JsonValueKind.String ? row : value;
-            yield return has && value.ValueKind != JsonValueKind.Null ? read(value, where) : default;
+            JsonElement? value = row.ValueKind != JsonValueKind.String ? Member(row, column) : column == "text" ? row : null;
+            yield return value is { ValueKind: not JsonValueKind.Null } there ? read(there, where) : default;
         }
     }
+
+    /// <summary>What stands at a path in an object; null where the row has no such member.</summary>
+    private static JsonElement? Member(JsonElement row, string path)
+    {
+        if (row.ValueKind != JsonValueKind.Object)
+        {
+            return null;
+        }
+
+        // A name may have a dot in it, so the whole path comes first.
+        if (row.TryGetProperty(path, out JsonElement value))
+        {
+            return value;
+        }
+
+        for (int dot = path.IndexOf('.'); dot >= 0; dot = path.IndexOf('.', dot + 1))
+        {
+            if (row.TryGetProperty(path[..dot], out JsonElement outer) && Member(outer, path[(dot + 1)..]) is { } found)
+            {
+                return found;
+            }
+        }
+
+        return null;
+    }
+
+    private static IEnumerable<TableColumn> ColumnsOf(JsonElement row, string prefix) => row.EnumerateObject().SelectMany<JsonProperty, TableColumn>(p => p.Value.ValueKind switch
+    {
+        JsonValueKind.Array when p.Value.GetArrayLength() > 0 => [new TableColumn(prefix + p.Name, KindOf(p.Value[0]), IsList: true)],
+        JsonValueKind.Object => ColumnsOf(p.Value, $"{prefix}{p.Name}."),
+        _ => [new TableColumn(prefix + p.Name, KindOf(p.Value))],
+    });
 
     private IEnumerable<(JsonElement Row, string Where)> Rows() => isLines ? Lines() : Elements();
 

@@ -83,8 +83,7 @@ public sealed class ParquetTable : ITable
             var other => throw Unexpected(column, other),
         });
 
-    /// <summary>The lists of texts of a column (the choices of a question), lazily; an absent list is empty.</summary>
-    /// <exception cref="EspalierException">When there is no such column, or the file is damaged.</exception>
+    /// <inheritdoc/>
     public IEnumerable<IReadOnlyList<string>> TextLists(string column)
     {
         TableColumn found = this.Find(column);

@@ -81,9 +81,9 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
                     : watch.Of(linear.Stage).Context(linear.Name, weight);
                 (Tensor first, PrunedLayer final) = PruneLayer(context, asked[linear.Name]);
                 PrunedLayer rounded = final with { Weight = Rounded(final.Weight, stored(linear.Name)) };
-                linear.Linear.SetMatrix(rounded.Weight);
                 result.Add(context, first, rounded, asked[linear.Name]);
                 CheckAchieved(context, final.Keep, asked[linear.Name]);
+                linear.Linear.SetMatrix(rounded.Weight); // last: the context's weight may be this very memory
             }
 
             watch?.Release(stage.Key);

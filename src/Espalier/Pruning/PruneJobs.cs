@@ -24,13 +24,13 @@ public static class PruneJobs
         string folder = Hub.Resolve(request.Model, progress, cancellation);
         ModelConfig config = ModelConfig.Load(folder);
         DataSection data = request.Data;
-        bool needsText = plan.NeedsActivations || plan.Retraining is not null || data.Evaluation is not null || data.Prompts.Count > 0;
+        bool needsText = plan.NeedsCalibration || plan.Retraining is not null || data.Evaluation is not null || data.Prompts.Count > 0;
         Tokenizer? tokenizer = needsText ? Tokenizer.Load(folder) : null;
 
         TextDataset Open(string reference) => TextDataset.Open(DataReference.Parse(reference), id => Hub.ResolveDataset(id, progress, cancellation: cancellation));
         var described = new Dictionary<string, string>();
         long[][] calibration = [], evaluation = [];
-        if (plan.NeedsActivations && data.Calibration is not null)
+        if (plan.NeedsCalibration && data.Calibration is not null)
         {
             int length = data.Length ?? Math.Min(config.MaxPositions, LongestCalibration);
             progress.Say($"Reading calibration text {data.Calibration}.");

@@ -36,6 +36,33 @@ public static class Pruner
     public static Task<PruningReport> RunAsync(PruningJob job, IProgressSink progress, CancellationToken cancellation = default) =>
         Task.Run(() => new PruningRun(job, progress, cancellation).Run(), cancellation);
 
+    /// <summary>
+    /// Calibrates, prunes and repairs a model that fits into memory, and hands it over there: what a study that compares
+    /// plans needs. Same blocks, same bytes as <see cref="RunAsync"/>; nothing is retrained, measured or written.
+    /// </summary>
+    /// <param name="job">The job; its output folder, retraining and evaluation are not used.</param>
+    /// <param name="progress">Where progress is told.</param>
+    /// <param name="cancellation">Ends the work early.</param>
+    /// <exception cref="EspalierException">When the plan cannot work.</exception>
+    public static PrunedModel InMemory(PruningJob job, IProgressSink progress, CancellationToken cancellation = default) =>
+        PruningRun.InMemory(job, progress, cancellation);
+
+    /// <summary>
+    /// Lets one part of a job's plan look at the dense model: what a study needs that uses one measurement in several plans
+    /// (<see cref="IMeasuredPart.With"/>). <see cref="RunAsync"/> does it by itself.
+    /// </summary>
+    /// <param name="part">The part.</param>
+    /// <param name="job">The job; its plan's other parts are what the part may measure with.</param>
+    /// <param name="folder">Where the results are kept; a piece that lies there is not measured again.</param>
+    /// <param name="progress">Where progress is told.</param>
+    /// <param name="cancellation">Ends the work early; finished pieces stay.</param>
+    public static Measurements Measure(IMeasuredPart part, PruningJob job, string folder, IProgressSink progress, CancellationToken cancellation = default)
+    {
+        using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        return MeasuredPlan.Measure(part, job, model, folder, Plan(job, model).Spills, progress, cancellation);
+    }
+
     internal static PruningPreview Plan(PruningJob job, StreamedModel model)
     {
         foreach (long[] window in job.Calibration.Concat(job.Evaluation))

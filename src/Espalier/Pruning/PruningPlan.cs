@@ -36,13 +36,23 @@ public sealed record PruningPlan
     public bool IsJoint => Criterion is IJointPruner && Repair?.GetType() == Criterion.GetType();
 
     /// <summary>The scope in force: the pattern's, or the criterion's own where the pattern names none.</summary>
-    public Scope Scope => Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default and var scope } ? scope : Criterion.DefaultScope;
+    public Scope Scope => Allocator is GlobalRanking ? Scope.Global
+        : Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default and var scope } ? scope : Criterion.DefaultScope;
 
     /// <summary>What the one calibration pass has to collect.</summary>
-    public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None);
+    public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None) | AlsoCollect;
+
+    /// <summary>What it collects beyond that, for the report: with the Hessian, every layer's output error is known. Default: nothing.</summary>
+    public CalibrationNeeds AlsoCollect { get; init; }
 
     /// <summary>Whether hidden states have to be carried through the blocks.</summary>
     public bool NeedsActivations => Needs is not CalibrationNeeds.None || Reconstruction is not null;
+
+    /// <summary>The parts that look at the dense model before anything is pruned.</summary>
+    public IEnumerable<IMeasuredPart> Measured => new object?[] { Criterion, Allocator }.OfType<IMeasuredPart>();
+
+    /// <summary>Whether calibration text is needed at all.</summary>
+    public bool NeedsCalibration => NeedsActivations || Measured.Any();
 
     /// <summary>Checks that the parts go together.</summary>
     /// <exception cref="EspalierException">With the pair that does not, and why.</exception>
@@ -50,8 +60,14 @@ public sealed record PruningPlan
     {
         EspalierException.Require(!(IsJoint && Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default }),
             $"{NameOf(Criterion)} chooses its weights inside blocks of columns while it updates the others, so the scope {Scope.ToString().ToLowerInvariant()} is not possible; leave the scope out, or use another repair.");
-        EspalierException.Require(Scope is not Scope.Global || Allocator is Uniform,
+        EspalierException.Require(Scope is not Scope.Global || Allocator is Uniform or GlobalRanking,
             "With the scope global the ranking itself decides how much each layer gives; leave the allocator out.");
+        EspalierException.Require(Allocator is not GlobalRanking || Pattern is not Pattern.UnstructuredPattern { Scope: Scope.Row or Scope.Layer },
+            "The allocator global ranks all weights of the model together, so another scope is not possible; leave one of them out.");
+        EspalierException.Require(Pattern is not Pattern.SemiStructuredPattern || Allocator is Uniform,
+            $"The pattern {Pattern} fixes how many weights every layer loses, so the allocator {NameOf(Allocator)} has nothing to decide; leave it out, or use an unstructured pattern.");
+        EspalierException.Require(!IsJoint || Allocator is not GlobalRanking,
+            $"{NameOf(Criterion)} chooses its weights inside blocks of columns while it updates the others, so a global ranking is not possible; use another allocator, or another repair.");
     }
 
     /// <summary>The word by which a part of a plan is known ("wanda").</summary>

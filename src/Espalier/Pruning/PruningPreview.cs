@@ -56,6 +56,9 @@ public sealed class PruningPreview
     /// <summary>Estimated time.</summary>
     public required TimeSpan Time { get; init; }
 
+    /// <summary>The word of the allocator that decides the shares only when it has looked at the dense model; null where they are known. Until then every layer is shown with the whole model's share.</summary>
+    public required string? DecidedBy { get; init; }
+
     private Dictionary<string, double>? _asked;
 
     /// <summary>Plans a job on a model.</summary>
@@ -64,15 +67,16 @@ public sealed class PruningPreview
     {
         PruningPlan plan = job.Plan;
         plan.Validate();
-        EspalierException.Require(!plan.NeedsActivations || job.Calibration.Length > 0,
-            $"The plan needs calibration text ({PruningPlan.NameOf(plan.Criterion)} looks at activations), but none was given; name some with --calibration.");
+        EspalierException.Require(!plan.NeedsCalibration || job.Calibration.Length > 0,
+            $"The plan needs calibration text ({(plan.Measured.FirstOrDefault() is { } part ? $"{PruningPlan.NameOf(part)} looks at the dense model" : $"{PruningPlan.NameOf(plan.Criterion)} looks at activations")}), but none was given; name some with --calibration.");
         EspalierException.Require(plan.Retraining is null || job.RetrainingText is not null,
             "The plan retrains, but no text was given; name some with --calibration or --train-data.");
 
         var (layers, kinds, groups, largest) = Walk(plan, config);
         IReadOnlyList<double> shares = plan.Pattern is Pattern.SemiStructuredPattern
             ? [.. layers.Select(_ => plan.Pattern.Sparsity)]
-            : plan.Allocator.Allocate([.. layers.Select(l => (l.Name, l.Rows * l.Columns))], plan.Pattern.Sparsity);
+            : plan.Allocator is IMeasuredPart { IsMeasured: false } ? [.. layers.Select(_ => plan.Pattern.Sparsity)]
+            : plan.Allocator.Allocate([.. layers.Select(l => new AllocatedLayer(l.Name, l.Block, l.Rows, l.Columns))], plan.Pattern.Sparsity);
         layers = [.. layers.Select((l, i) => l with { Asked = shares[i] })];
 
         long activations = plan.NeedsActivations
@@ -85,6 +89,7 @@ public sealed class PruningPreview
         return new PruningPreview(layers)
         {
             Parameters = parameters,
+            DecidedBy = plan.Allocator is IMeasuredPart { IsMeasured: false } or GlobalRanking ? PruningPlan.NameOf(plan.Allocator) : null,
             Groups = groups,
             Kinds = kinds,
             ActivationBytes = activations,
@@ -137,7 +142,8 @@ public sealed class PruningPreview
         long evaluation = job.Evaluation.Length == 0 ? 0
             : ActivationStore.Bytes(job.Evaluation.Length, job.Evaluation[0].Length, config.HiddenSize)
               + (job.Evaluation[0].Length * (long)config.VocabSize * 12) + (config.VocabSize * (long)config.HiddenSize * 4);
-        long pruning = (largestBlock * 4) + (largestWeight * 24) + statistics + forward;
+        long measuring = plan.Measured.Any() ? (largestBlock * 8) + (forward * 4) : 0; // gradients of a block and their sums
+        long pruning = (largestBlock * 4) + (largestWeight * 24) + statistics + forward + measuring;
         long retraining = plan.Retraining is null ? 0 : (parameters * plan.Retraining.BytesPerParameter) + (plan.Retraining.Batch * (long)(plan.Retraining.Length ?? 256) * config.VocabSize * 12);
         return Math.Max(Math.Max(pruning, evaluation), retraining);
     }
@@ -154,6 +160,8 @@ public sealed class PruningPreview
                 + layers.GroupBy(l => (l.Block, l.Stage)).Sum(s => 2 * tokens * s.First().Columns * s.First().Columns);
         }
 
+        double sequence = job.Calibration.Length == 0 ? 0 : job.Calibration[0].Length;
+        operations += job.Plan.Measured.Sum(p => p.Passes(layers.Count, job.Calibration.Length)) * 2 * (weights + ((double)config.VocabSize * config.HiddenSize)) * sequence;
         double evaluated = job.Evaluation.Length == 0 ? 0 : (double)job.Evaluation.Length * job.Evaluation[0].Length;
         int passes = 1 + (job.Plan.Repair is null && job.Plan.Reconstruction is null ? 1 : 2) + (job.Plan.Retraining is null ? 0 : 1);
         operations += passes * 2 * (weights + ((double)config.VocabSize * config.HiddenSize)) * evaluated;

@@ -22,11 +22,32 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
         using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
-        PruningPreview preview = Pruner.Plan(job, model);
         using var folder = new TrialFolder();
         using PruningJournal journal = PruningJournal.Open(folder.Path, [], fresh: false);
+        // What is measured only has to be tried as well: two sequences are enough for that.
+        PruningJob trial = job with { Calibration = [.. job.Calibration.Take(job.Plan.Measured.Any() ? 2 : int.MaxValue)] };
+        using MeasuredPlan measured = MeasuredPlan.Of(trial, model, journal.Folder, Pruner.Plan(job, model).Spills, progress, cancellation);
+        job = trial with { Plan = measured.Plan };
+        PruningPreview preview = Pruner.Plan(job, model);
         var pass = new BlockPass(job, model, checkpoint, journal, preview, progress);
         return [.. preview.Kinds.Select(i => pass.Try(i, cancellation))];
+    }
+
+    /// <summary>Prunes and repairs in a working folder that is removed, and loads what came out; nothing is retrained or measured.</summary>
+    public static PrunedModel InMemory(PruningJob job, IProgressSink progress, CancellationToken cancellation)
+    {
+        using var scope = NewDisposeScope();
+        using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
+        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        using var folder = new TrialFolder();
+        using PruningJournal journal = PruningJournal.Open(folder.Path, [], fresh: false);
+        using MeasuredPlan measured = MeasuredPlan.Of(job, model, journal.Folder, Pruner.Plan(job, model).Spills, progress, cancellation);
+        job = job with { Plan = measured.Plan };
+        PruningPreview preview = Pruner.Plan(job, model);
+        new BlockPass(job, model, checkpoint, journal, preview, progress).Run(cancellation);
+        var pruned = new PrunedSource(checkpoint, model.Config, journal);
+        return new PrunedModel(
+            LanguageModel.Load(model.Config, pruned.Finished(), job.Device), pruned.AllMasks(), [.. Enumerable.Range(0, model.BlockCount).Select(journal.Report)]);
     }
 
     public PruningReport Run()
@@ -43,6 +64,13 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         var quality = new List<StageQuality>();
 
         Measure("dense", quality, model, spill);
+        using MeasuredPlan? measured = job.Plan.Measured.Any() ? Timed("measuring", () => MeasuredPlan.Of(job, model, journal.Folder, preview.Spills, progress, cancellation)) : null;
+        if (measured is not null)
+        {
+            job = job with { Plan = measured.Plan };
+            preview = Pruner.Plan(job, model);
+        }
+
         Timed("pruning", () => new BlockPass(job, model, checkpoint, journal, preview, progress).Run(cancellation));
 
         var pruned = new PrunedSource(checkpoint, config, journal);

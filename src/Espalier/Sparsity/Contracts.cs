@@ -15,7 +15,7 @@ public enum CalibrationNeeds
     /// <summary><see cref="LayerContext.Hessian"/>.</summary>
     Hessian = 2,
 
-    /// <summary><see cref="LayerContext.InputMean"/> and <see cref="LayerContext.InputVariance"/>.</summary>
+    /// <summary><see cref="LayerContext.InputMean"/>, <see cref="LayerContext.InputVariance"/> and <see cref="LayerContext.WithinVariance"/>.</summary>
     InputMoments = 4,
 }
 
@@ -39,6 +39,12 @@ public sealed class LayerContext
 
     /// <summary>The population variance over all tokens of each input [in].</summary>
     public Tensor? InputVariance { get; init; }
+
+    /// <summary>The mean over tokens of the population variance within their sequence, of each input [in]: what moves around a sequence's own mean.</summary>
+    public Tensor? WithinVariance { get; init; }
+
+    /// <summary>The mean number of tokens per calibration sequence; 0 where none was seen.</summary>
+    public double TokensPerSequence { get; init; }
 }
 
 /// <summary>A weight and the mask that belongs to it.</summary>
@@ -98,12 +104,23 @@ public interface IJointPruner : ICriterion, IRepair
     PrunedLayer Prune(LayerContext layer, Pattern pattern, double sparsity);
 }
 
+/// <summary>A prunable weight as an allocator sees it.</summary>
+/// <param name="Name">Its name in the checkpoint.</param>
+/// <param name="Block">The number of its block, from 0.</param>
+/// <param name="Rows">Output features.</param>
+/// <param name="Columns">Input features.</param>
+public sealed record AllocatedLayer(string Name, int Block, long Rows, long Columns)
+{
+    /// <summary>How many weights it has.</summary>
+    public long Count => Rows * Columns;
+}
+
 /// <summary>Decides how much of the budget each layer gives.</summary>
 public interface IAllocator
 {
     /// <summary>The share to remove from each layer.</summary>
-    /// <param name="layers">Names of the prunable weights in order, with their element counts.</param>
+    /// <param name="layers">The prunable weights in order.</param>
     /// <param name="sparsity">The share to remove over all of them.</param>
     /// <returns>One share in [0, 1) per layer; their weighted mean is <paramref name="sparsity"/>.</returns>
-    IReadOnlyList<double> Allocate(IReadOnlyList<(string Name, long Count)> layers, double sparsity);
+    IReadOnlyList<double> Allocate(IReadOnlyList<AllocatedLayer> layers, double sparsity);
 }

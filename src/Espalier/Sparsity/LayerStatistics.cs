@@ -14,6 +14,7 @@ public sealed class LayerStatistics : IDisposable
     private readonly long _width;
     private Tensor? _squares;   // Σ x² [in], float64
     private Tensor? _sums;      // Σ x [in], float64
+    private Tensor? _between;   // Σ over sequences of T·mean² [in], float64
     private Tensor? _gram;      // Σ x xᵀ [in, in], float32
     private bool _scaled;
     private long _sequences;
@@ -34,6 +35,7 @@ public sealed class LayerStatistics : IDisposable
         if (needs.HasFlag(CalibrationNeeds.InputMoments))
         {
             _sums = zeros(width, ScalarType.Float64, device).DetachFromDisposeScope();
+            _between = zeros(width, ScalarType.Float64, device).DetachFromDisposeScope();
         }
 
         if (needs.HasFlag(CalibrationNeeds.Hessian))
@@ -60,7 +62,13 @@ public sealed class LayerStatistics : IDisposable
         EspalierException.Require(squares.isfinite().all().item<bool>(),
             "A calibration activation is not a finite number; the model itself overflows or holds NaN, so no importance can be computed from it.");
         _squares?.add_(squares);
-        _sums?.add_(rows.sum(0, type: ScalarType.Float64));
+        if (_sums is not null)
+        {
+            Tensor perSequence = rows.reshape(x.dim() == 2 ? 1 : x.shape[0], -1, _width).sum(1, type: ScalarType.Float64); // [sequences, in]
+            _sums.add_(perSequence.sum(0, type: ScalarType.Float64));
+            _between!.add_(perSequence.pow(2).sum(0, type: ScalarType.Float64) / x.shape[^2]);
+        }
+
         _gram?.addmm_(rows.t(), rows);
     }
 
@@ -82,6 +90,8 @@ public sealed class LayerStatistics : IDisposable
             Hessian = Hessian(),
             InputMean = mean?.to(ScalarType.Float32).MoveToOuterDisposeScope(),
             InputVariance = variance?.to(ScalarType.Float32).MoveToOuterDisposeScope(),
+            WithinVariance = _between is null ? null : ((_squares! - _between) / _tokens).clamp_min(0).to(ScalarType.Float32).MoveToOuterDisposeScope(),
+            TokensPerSequence = _sequences == 0 ? 0 : (double)_tokens / _sequences,
         };
     }
 
@@ -102,7 +112,8 @@ public sealed class LayerStatistics : IDisposable
     {
         _squares?.Dispose();
         _sums?.Dispose();
+        _between?.Dispose();
         _gram?.Dispose();
-        (_squares, _sums, _gram) = (null, null, null);
+        (_squares, _sums, _between, _gram) = (null, null, null, null);
     }
 }

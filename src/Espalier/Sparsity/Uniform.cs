@@ -8,6 +8,6 @@ namespace Espalier.Sparsity;
 public sealed record Uniform : IAllocator
 {
     /// <inheritdoc/>
-    public IReadOnlyList<double> Allocate(IReadOnlyList<(string Name, long Count)> layers, double sparsity) =>
+    public IReadOnlyList<double> Allocate(IReadOnlyList<AllocatedLayer> layers, double sparsity) =>
         [.. layers.Select(_ => sparsity)];
 }

@@ -36,7 +36,8 @@ public sealed class TokenizerTests
     public void Any_text_comes_back_whole_and_the_streamed_text_is_the_same()
     {
         Tokenizer tokenizer = Tokenizer.Load(TestPaths.RequireShared(ImdbLlama));
-        anyText.Sample(text =>
+        // A special token in the text is one, and decoding leaves those out: random text holds "<s>" now and then.
+        anyText.Where(text => !text.Contains("<s>", StringComparison.Ordinal) && !text.Contains("</s>", StringComparison.Ordinal) && !text.Contains("<pad>", StringComparison.Ordinal) && !text.Contains("<unk>", StringComparison.Ordinal)).Sample(text =>
         {
             IReadOnlyList<int> ids = tokenizer.Encode(text);
             // A lone surrogate has no UTF-8 and is read as U+FFFD.

@@ -93,6 +93,30 @@ public sealed class PrunerTests
     }
 
     [Fact]
+    public async Task Pruned_in_memory_it_is_the_model_that_a_run_writes()
+    {
+        using var folder = new TemporaryFolder();
+        PruningJob job = Job(folder, "llama", new Wanda(), Pattern.Unstructured(0.5));
+        job = job with { Plan = job.Plan with { Repair = new DSnoT(), AlsoCollect = CalibrationNeeds.Hessian } };
+        await Pruner.RunAsync(job, SilentProgress.Instance);
+        using LanguageModel written = LanguageModel.Load(job.Out);
+        long live = Parameters.LiveTensors;
+        using (PrunedModel pruned = Pruner.InMemory(job with { Out = string.Empty }, SilentProgress.Instance))
+        {
+            foreach ((BlockLinear expected, BlockLinear found) in written.Blocks.SelectMany(b => b.Linears).Zip(pruned.Model.Blocks.SelectMany(b => b.Linears)))
+            {
+                using var scope = NewDisposeScope();
+                found.Linear.Matrix.equal(expected.Linear.Matrix).all().item<bool>().ShouldBeTrue(found.Name);
+                pruned.Masks[found.Name].Revived(found.Linear.Matrix.detach()).ShouldBe(0);
+            }
+
+            pruned.Layers.ShouldAllBe(l => l.MaskedError > 0 && l.RepairedError > 0);
+        }
+
+        Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(live);
+    }
+
+    [Fact]
     public async Task An_interrupted_run_continues_and_ends_with_the_same_bytes()
     {
         using var folder = new TemporaryFolder();

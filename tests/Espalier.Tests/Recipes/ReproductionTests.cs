@@ -1,3 +1,4 @@
+using System.Text.Json;
 using Espalier.Models;
 using Espalier.Recipes;
 using Espalier.Runtime;
@@ -6,23 +7,39 @@ namespace Espalier.Tests.Recipes;
 
 public sealed class ReproductionTests
 {
-    [Fact]
-    public void Perp_runs_at_smoke_size_keeps_every_zero_and_a_finished_seed_is_not_run_again()
+    public static TheoryData<string> Systems => [.. Reproduction.All.Keys.Order(StringComparer.Ordinal)];
+
+    [Theory]
+    [MemberData(nameof(Systems))]
+    public void It_runs_at_smoke_size_measures_what_it_judges_and_a_finished_seed_is_not_run_again(string system)
     {
         using var folder = new TemporaryFolder();
         var context = new RecipeContext { Size = RecipeSize.Smoke, Device = TorchSharp.torch.CPU, Progress = SilentProgress.Instance };
         long live = Parameters.LiveTensors;
-        ReproductionReport report = Reproduction.Run("perp", context, [0], folder.Path);
+        ReproductionReport report = Reproduction.Run(system, context, [0], folder.Path);
         Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(live);
         report.Verdict.ShouldContain("not judged");
-        report.Arms.Select(a => a.Arm).ShouldBe(Reproduction.For("perp").Arms);
-        report.Arms.Where(a => a.Metrics.ContainsKey("revived zeros")).ShouldAllBe(a => a.Metrics["revived zeros"].Mean == 0);
-        File.ReadAllText(folder["report.html"]).ShouldContain("Reproduction: perp");
+        foreach (ExperimentSummary summary in report.Experiments)
+        {
+            summary.Settings.Select(s => s.Setting).ShouldBe(summary.Experiment.Settings);
+            summary.Settings.SelectMany(s => s.Arms).Select(a => a.Arm).Distinct().ShouldBe(summary.Experiment.Arms, ignoreOrder: true);
+            summary.Settings.ShouldAllBe(s => s.Arms.Any(a => a.Metrics.ContainsKey(summary.Experiment.Metric)));
+        }
+
+        File.ReadAllText(folder["report.html"]).ShouldContain($"Reproduction: {system}");
+        ReproductionPage.ToMarkdown(report).ShouldContain("| arm |");
 
         DateTime written = File.GetLastWriteTimeUtc(folder["seed-0.json"]);
-        ReproductionReport again = Reproduction.Run("perp", context, [0], folder.Path);
+        ReproductionReport again = Reproduction.Run(system, context, [0], folder.Path);
         File.GetLastWriteTimeUtc(folder["seed-0.json"]).ShouldBe(written);
-        again.Arms[0].Metrics["perplexity"].Mean.ShouldBe(report.Arms[0].Metrics["perplexity"].Mean);
+        ReproductionPage.ToMarkdown(again).ShouldBe(ReproductionPage.ToMarkdown(report));
+
+        // A condition that names an arm or metric that is never measured throws or has no value.
+        using JsonDocument seed = JsonDocument.Parse(File.ReadAllText(folder["seed-0.json"]));
+        Measurement[] measured = seed.RootElement.GetProperty("Measurements").Deserialize<Measurement[]>()!;
+        IReadOnlyList<Check> checks = Reproduction.For(system).Judge(new RecipeResults(new Dictionary<long, IReadOnlyList<Measurement>> { [0] = measured }));
+        checks.ShouldNotBeEmpty();
+        checks.ShouldAllBe(c => c.Values.Count == 1);
     }
 
     [Fact]
@@ -33,16 +50,39 @@ public sealed class ReproductionTests
     public void The_verdict_follows_the_smallest_effects_of_the_card()
     {
         var recipe = new PerpRecipe();
-        RecipeResults Results(double maskLora) => new(new Dictionary<long, IReadOnlyList<Measurement>>
+        string experiment = recipe.Experiments.Single().Name;
+        RecipeResults Results(double maskLora)
         {
-            [0] =
-            [
-                new("none", "perplexity", 100), new("norms", "perplexity", 70), new("norms + MaskLoRA", "perplexity", maskLora),
-                new("norms + LoRA-Prune", "perplexity", 80), new("all, masked", "perplexity", 45),
-                new("norms + MaskLoRA", "trained parameters", 5), new("all, masked", "trained parameters", 100), new("all, masked", "revived zeros", 0),
-            ],
-        });
+            var measured = new List<Measurement>();
+            foreach ((string arm, double perplexity, double trained) in new[] { ("none", 100, 0), ("norms", 70, 2), ("norms + MaskLoRA", maskLora, 5), ("norms + LoRA-Prune", 80, 5), ("all, masked", 45, 100) })
+            {
+                measured.Add(new Measurement(experiment, Experiment.Only, arm, "perplexity", perplexity));
+                measured.Add(new Measurement(experiment, Experiment.Only, arm, "trained parameters", trained));
+                measured.Add(new Measurement(experiment, Experiment.Only, arm, "revived zeros", 0));
+            }
+
+            return new(new Dictionary<long, IReadOnlyList<Measurement>> { [0] = measured });
+        }
+
         recipe.Judge(Results(50)).ShouldAllBe(c => c.Holds);
         recipe.Judge(Results(79)).Count(c => !c.Holds).ShouldBe(2);
+    }
+
+    [Fact]
+    public void A_check_holds_by_the_mean_or_by_every_seed_and_says_what_it_measured()
+    {
+        Check mean = Check.AtMost("ratio", [0.8, 0.9, 1.0], 0.9);
+        mean.Holds.ShouldBeTrue();
+        mean.Measured.ShouldBe("0.9 ± 0.248");
+        mean.Needed.ShouldBe("≤ 0.9");
+        Check every = Check.AtMost("ratio", [0.8, 0.9, 1.0], 0.9, everySeed: true);
+        every.Holds.ShouldBeFalse();
+        every.Measured.ShouldBe("0.8 to 1");
+        Check least = Check.AtLeast("gain", [5], 4, "%");
+        least.Holds.ShouldBeTrue();
+        least.Measured.ShouldBe("5 %");
+        least.Needed.ShouldBe("≥ 4 %");
+        Check.AtMost("ratio", [double.NaN], 1).Holds.ShouldBeFalse();
+        Check.AtMost("ratio", [double.NaN], 1).Measured.ShouldBe("not a number");
     }
 }

@@ -21,6 +21,8 @@ public sealed class LayerStatisticsTests
             Close(figures.Hessian!, rows.t().mm(rows) * (2.0 / 6));
             Close(figures.InputMean!, rows.mean([0]));
             Close(figures.InputVariance!, rows.var(0, unbiased: false));
+            Close(figures.WithinVariance!, x.var(1, unbiased: false).mean([0]));
+            figures.TokensPerSequence.ShouldBe(5);
         }
 
         static LayerStatistics Collect(Tensor x, int batch)

@@ -118,7 +118,7 @@ public sealed partial class DSnoT : IRepair
             return pruned;
         }
 
-        EspalierException.Require(layer.InputNorms is not null && layer.InputMean is not null && layer.InputVariance is not null,
+        EspalierException.Require(layer.InputNorms is not null && layer.InputMean is not null && layer.WithinVariance is not null,
             $"DSnoT needs the input norms, means and variances of {layer.Name}; give the plan calibration text.");
         using var scope = NewDisposeScope();
         using var _ = no_grad();
@@ -127,8 +127,8 @@ public sealed partial class DSnoT : IRepair
             MaxCycle = MaxCycle, CycleShare = CycleShare, Threshold = Threshold, PowVar = PowVar, RequireSameSign = RequireSameSign,
             GroupSize = pattern is Pattern.SemiStructuredPattern groups ? groups.M : null, GroupMetric = GroupMetric,
         };
-        Tensor sum = SumPerSequence(layer.InputNorms, layer.InputMean, layer.InputVariance);
-        Tensor keep = Refine(layer.Weight, pruned.Keep, sum, layer.InputNorms, layer.InputVariance, rules, layer.Name).Keep;
+        Tensor sum = layer.InputMean * layer.TokensPerSequence;
+        Tensor keep = Refine(layer.Weight, pruned.Keep, sum, layer.InputNorms, layer.WithinVariance, rules, layer.Name).Keep;
 
         // What stayed keeps its value, which an earlier update may have changed; what grew back is dense again.
         Tensor weight = where(pruned.Keep, pruned.Weight, layer.Weight.detach()).masked_fill(keep.logical_not(), 0);
@@ -139,18 +139,6 @@ public sealed partial class DSnoT : IRepair
         }
 
         return new PrunedLayer(weight.MoveToOuterDisposeScope(), keep.MoveToOuterDisposeScope());
-    }
-
-    /// <summary>
-    /// sum_j from the figures of a <see cref="LayerContext"/>: mean_j times the tokens of a sequence T, where
-    /// s_j = T·(var_j + mean_j²) gives T.
-    /// </summary>
-    private static Tensor SumPerSequence(Tensor norms, Tensor mean, Tensor variance)
-    {
-        Tensor meanSquares = (variance + mean.pow(2)).sum(type: ScalarType.Float64);
-        double perToken = meanSquares.item<double>();
-        double tokens = perToken > 0 ? norms.sum(type: ScalarType.Float64).item<double>() / perToken : 0;
-        return mean * Math.Round(tokens);
     }
 
     // ‖(W' − W)·X‖² of each row, up to the factor of H.

@@ -18,7 +18,7 @@ public sealed partial class Ecoflap
     /// <param name="options">Step, draws and kind; the paper's where null.</param>
     /// <param name="progress">Where progress is told.</param>
     /// <param name="cancellation">Stops between passes.</param>
-    /// <returns>The score of every tensor by name, for <see cref="WithScores"/>.</returns>
+    /// <returns>The score of every tensor by name, for <see cref="WithScores(IReadOnlyDictionary{string, double})"/>.</returns>
     public static IReadOnlyDictionary<string, double> ScoreZerothOrder(
         IReadOnlyList<(string Name, Tensor Weight)> weights, int batches, Func<int, double> loss, Seed seed,
         ZerothOrderOptions? options = null, IProgressSink? progress = null, CancellationToken cancellation = default)
@@ -107,29 +107,13 @@ public sealed partial class Ecoflap
     /// <returns>Of W's shape, float32; a tensor's score is its sum.</returns>
     public static Tensor FirstOrderImportance(Tensor weight, IEnumerable<Tensor> gradients, EcoflapScore kind)
     {
-        using var scope = NewDisposeScope();
-        using var _ = no_grad();
-        Tensor W = weight.detach().to(ScalarType.Float32);
-        Tensor total = zeros_like(W);
-        int batches = 0;
+        using var sum = new FirstOrderSum(weight, kind);
         foreach (Tensor gradient in gradients)
         {
-            EspalierException.Require(gradient.shape.AsSpan().SequenceEqual(W.shape), $"A gradient is [{string.Join(", ", gradient.shape)}], its weight [{string.Join(", ", W.shape)}]; they must belong together.");
-            using var step = NewDisposeScope();
-            Tensor g = gradient.detach().to(ScalarType.Float32);
-            total.add_(kind is EcoflapScore.GradMagSquare ? g.square() : g.abs());
-            batches++;
+            sum.Add(gradient);
         }
 
-        EspalierException.Require(batches > 0, "No gradient was given; first-order scores need at least one batch.");
-        total.div_(batches);
-        Tensor importance = kind switch
-        {
-            EcoflapScore.GradMagAbs => W.abs() * total,
-            EcoflapScore.GradMagSquare => W.square() * total,
-            _ => total,
-        };
-        return importance.MoveToOuterDisposeScope();
+        return sum.Importance();
     }
 
     /// <summary>

@@ -1,4 +1,5 @@
 using Espalier.Catalogue;
+using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;
@@ -57,18 +58,18 @@ public enum EcoflapOvershoot
 /// </summary>
 /// <remarks>
 /// Sung, Yoon, Bansal, "ECoFLaP: Efficient Coarse-to-Fine Layer-Wise Pruning for Vision-Language Models". Stage 1 scores
-/// every tensor of the dense model (<see cref="ScoreZerothOrder"/>, or first-order gradients by
-/// <see cref="FirstOrderImportance"/>); <see cref="WithScores"/> hands the scores over; <see cref="Allocate(IReadOnlyList{float}, IReadOnlyList{long}, double, double, EcoflapOvershoot)"/>
+/// every tensor of the dense model: a plan does it itself, block by block; for any other model <see cref="ScoreZerothOrder"/>,
+/// or first-order gradients by <see cref="FirstOrderImportance"/>, and <see cref="WithScores(IReadOnlyDictionary{string, double})"/> do; <see cref="Allocate(IReadOnlyList{float}, IReadOnlyList{long}, double, double, EcoflapOvershoot)"/>
 /// is stage 1b and works with any scores.
 /// </remarks>
 [Method("ecoflap", "ECoFLaP: Efficient Coarse-to-Fine Layer-Wise Pruning for Vision-Language Models",
     Family = "Pruning",
     Source = "Sung, Yoon, Bansal, arXiv 2310.02998, ICLR 2024",
     Summary = "Gives each block its own sparsity from a global importance that forward passes alone can measure.",
-    Fits = "allocator; any local criterion (wanda, gblm, sparsegpt, magnitude), unstructured, any repair and retraining; needs scores of the dense model")]
-public sealed partial class Ecoflap : IAllocator
+    Fits = "allocator; any local criterion (wanda, gblm, sparsegpt, magnitude), unstructured, any repair and retraining; measures scores of the dense model first")]
+public sealed partial class Ecoflap : IAllocator, IMeasuredPart
 {
-    private IReadOnlyDictionary<string, double>? _scores;
+    private Func<string, double?>? _scores;
 
     /// <summary>The largest share that any group may lose; null (the default) is the plan's sparsity + 0.1, as in the paper's scripts, at most 0.99.</summary>
     public double? MaxSparsity
@@ -91,22 +92,29 @@ public sealed partial class Ecoflap : IAllocator
     public EcoflapOvershoot Overshoot { get; init; } = EcoflapOvershoot.Subtract;
 
     /// <summary>The same allocator with its scores.</summary>
-    /// <param name="scores">The summed importance of every prunable weight by name, not negative; see <see cref="ScoreZerothOrder"/>.</param>
-    public Ecoflap WithScores(IReadOnlyDictionary<string, double> scores) =>
-        new() { MaxSparsity = MaxSparsity, Group = Group, Aggregate = Aggregate, Overshoot = Overshoot, _scores = scores };
+    /// <param name="scores">From the name of a prunable weight to its summed importance, not negative; null where there is none. See <see cref="ScoreZerothOrder"/>.</param>
+    public Ecoflap WithScores(Func<string, double?> scores) =>
+        new()
+        {
+            MaxSparsity = MaxSparsity, Group = Group, Aggregate = Aggregate, Overshoot = Overshoot, Order = Order, Score = Score,
+            Samples = Samples, Batch = Batch, Epsilon = Epsilon, Draws = Draws, _scores = scores,
+        };
+
+    /// <inheritdoc cref="WithScores(Func{string, double?})"/>
+    public Ecoflap WithScores(IReadOnlyDictionary<string, double> scores) => WithScores(name => scores.TryGetValue(name, out double score) ? score : null);
 
     /// <inheritdoc/>
-    public IReadOnlyList<double> Allocate(IReadOnlyList<(string Name, long Count)> layers, double sparsity)
+    public IReadOnlyList<double> Allocate(IReadOnlyList<AllocatedLayer> layers, double sparsity)
     {
         EspalierException.Require(_scores is not null,
-            "ECoFLaP allocates by scores of the dense model; measure them first (Ecoflap.ScoreZerothOrder) and hand them over with WithScores.");
+            "ECoFLaP allocates by scores of the dense model; measure them first (Ecoflap.ScoreZerothOrder, or a plan) and hand them over with WithScores.");
         string[] groupOf = [.. layers.Select(l => GroupOf(l.Name, Group))];
         string[] groups = [.. groupOf.Distinct()];
         var counts = new long[groups.Length];
         var scores = new double[groups.Length];
         for (int i = 0; i < layers.Count; i++)
         {
-            EspalierException.Require(_scores.TryGetValue(layers[i].Name, out double score), $"ECoFLaP has no score of {layers[i].Name}; measure all prunable weights of the model.");
+            double score = _scores(layers[i].Name) ?? throw new EspalierException($"ECoFLaP has no score of {layers[i].Name}; measure all prunable weights of the model.");
             int g = Array.IndexOf(groups, groupOf[i]);
             counts[g] += layers[i].Count;
             scores[g] += score;

@@ -1,4 +1,5 @@
 using Espalier.Catalogue;
+using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;
@@ -34,7 +35,8 @@ public enum GradientNorm
 /// </summary>
 /// <remarks>
 /// Das, Sun, Ma, Shen, "Beyond Size: How Gradients Shape Pruning Decisions in Large Language Models". The gradients are
-/// taken once, of the dense model (<see cref="MeasureGradients"/>), and handed over by <see cref="WithGradients(Func{string, Tensor})"/>.
+/// taken once, of the dense model: a plan measures them itself, block by block; for any other model
+/// <see cref="MeasureGradients"/> and <see cref="WithGradients(Func{string, Tensor})"/> do.
 /// The published code fixes α = 100, which also kept half precision from underflow; where the loss is low, gradients are
 /// then so small that the score is Wanda's. By default α makes both terms equally large in the median of every layer.
 /// </remarks>
@@ -42,8 +44,8 @@ public enum GradientNorm
     Family = "Pruning",
     Source = "Das, Sun, Ma, Shen, arXiv 2311.04902",
     Summary = "Wanda's score plus |weight| × gradient norm: better choices for one backward pass over the calibration text.",
-    Fits = "criterion; unstructured (row, layer, global) or N:M; any allocator, repair and retraining; needs gradients of the dense model")]
-public sealed partial class Gblm : IMaskingCriterion
+    Fits = "criterion; unstructured (row, layer, global) or N:M; any allocator, repair and retraining; measures gradients of the dense model first")]
+public sealed partial class Gblm : IMaskingCriterion, IMeasuredPart
 {
     private const double InverseFloor = 1e-8;
 
@@ -66,6 +68,9 @@ public sealed partial class Gblm : IMaskingCriterion
         }
     }
 
+    /// <summary>How the gradients of single calibration sequences become one number per weight; L2 by default, the published code offers both.</summary>
+    public GradientNorm Norm { get; init; } = GradientNorm.L2;
+
     /// <summary>Wanda's variant of the mask (a share of each row's total score instead of a count). Off by default. Unstructured only.</summary>
     public bool UseVariant { get; init; }
 
@@ -80,18 +85,61 @@ public sealed partial class Gblm : IMaskingCriterion
 
     /// <summary>The same criterion with its gradients.</summary>
     /// <param name="norms">From the name of a weight to its raw gradient norm G [out, in] (scale 1), or null where there is none; asked once per layer, so that norms may be read from disk.</param>
-    public Gblm WithGradients(Func<string, Tensor?> norms) => new() { Mode = Mode, Scale = Scale, UseVariant = UseVariant, _gradients = norms };
+    public Gblm WithGradients(Func<string, Tensor?> norms) =>
+        new() { Mode = Mode, Scale = Scale, Norm = Norm, UseVariant = UseVariant, _gradients = norms };
 
     /// <inheritdoc cref="WithGradients(Func{string, Tensor})"/>
     public Gblm WithGradients(IReadOnlyDictionary<string, Tensor> norms) => WithGradients(name => norms.GetValueOrDefault(name));
 
     /// <inheritdoc/>
+    public bool IsMeasured => _gradients is not null;
+
+    /// <inheritdoc/>
+    public void Measure(MeasuringContext context)
+    {
+        var sums = new Dictionary<string, GradientSum>(StringComparer.Ordinal);
+        try
+        {
+            new GradientPass(context, sequencesAtOnce: 1, context.Calibration.Length).Run(
+                block => !context.Results.Has($"block-{block}"),
+                block => block.Linears.ToList().ForEach(l => sums[l.Name] = new GradientSum(Norm)),
+                (linear, gradient, sample) => sums[linear.Name].Add(Checked(gradient, linear.Name, sample)),
+                block =>
+                {
+                    using var scope = NewDisposeScope();
+                    context.Results.Save($"block-{block.Index}", block.Linears.Select(l => (l.Name, sums[l.Name].Norm())));
+                    Release();
+                });
+        }
+        finally
+        {
+            Release();
+        }
+
+        void Release()
+        {
+            foreach (GradientSum sum in sums.Values)
+            {
+                sum.Dispose();
+            }
+
+            sums.Clear();
+        }
+    }
+
+    /// <inheritdoc/>
+    public object With(Measurements results) => WithGradients(results.Read);
+
+    /// <inheritdoc/>
+    public double Passes(int layers, int sequences) => 3.0 * sequences;
+
+    /// <inheritdoc/>
     public Tensor Score(LayerContext layer)
     {
-        Tensor G = _gradients?.Invoke(layer.Name)
-            ?? throw new EspalierException($"GBLM needs the gradients of {layer.Name}; measure them on the dense model (Gblm.MeasureGradients) before pruning, and hand them over with WithGradients.");
-        EspalierException.Require(Mode is GblmMode.Gradient || layer.InputNorms is not null, $"GBLM needs the input norms of {layer.Name}; give the plan calibration text.");
         using var scope = NewDisposeScope();
+        Tensor G = _gradients?.Invoke(layer.Name)
+            ?? throw new EspalierException($"GBLM needs the gradients of {layer.Name}; measure them on the dense model (Gblm.MeasureGradients, or a plan) before pruning, and hand them over with WithGradients.");
+        EspalierException.Require(Mode is GblmMode.Gradient || layer.InputNorms is not null, $"GBLM needs the input norms of {layer.Name}; give the plan calibration text.");
         double scale = Scale ?? (Mode is GblmMode.Sum ? BalanceTerms(layer.Weight, layer.InputNorms!, G, layer.Name).Scale : 1);
         return Score(layer.Weight, layer.InputNorms, G * scale, Mode, layer.Name).MoveToOuterDisposeScope();
     }

@@ -1,4 +1,5 @@
 using Espalier.Runtime;
+using Espalier.Sparsity;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -34,33 +35,8 @@ public sealed partial class RdPrune
     {
         CheckAmount(weights, amount);
         long[] nonzero = CountNonzero(weights);
-        long[] dimensions = [.. weights.Select(w => w.shape.Sum())];
-        double budget = (1 - amount) * nonzero.Sum();
-        var dense = new bool[weights.Count];
-        while (true)
-        {
-            double left = budget - nonzero.Where((_, l) => dense[l]).Sum();
-            long others = dimensions.Where((_, l) => !dense[l]).Sum();
-            double Survivors(int l) => Math.Round(left * dimensions[l] / others, MidpointRounding.ToEven);
-            int fullest = -1;
-            double largest = 1;
-            for (int l = 0; l < dense.Length; l++)
-            {
-                // A layer without weights has nothing to keep.
-                double ratio = dense[l] ? 0 : nonzero[l] == 0 ? double.PositiveInfinity : Survivors(l) / nonzero[l];
-                if (ratio > largest)
-                {
-                    (fullest, largest) = (l, ratio);
-                }
-            }
-
-            if (fullest < 0)
-            {
-                return [.. nonzero.Select((n, l) => dense[l] ? 0 : 1 - Survivors(l) / n)];
-            }
-
-            dense[fullest] = true;
-        }
+        IReadOnlyList<long> kept = Erk.Survivors(nonzero, [.. weights.Select(w => w.shape.Sum())], amount);
+        return [.. nonzero.Select((n, l) => kept[l] == n ? 0 : 1 - (double)kept[l] / n)];
     }
 
     /// <summary>Unif+ (Gale et al., 2019): uniform, but a convolution that comes first stays dense and the last layer keeps at least a fifth of its weights.</summary>

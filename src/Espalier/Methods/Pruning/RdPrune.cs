@@ -1,4 +1,5 @@
 using Espalier.Catalogue;
+using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;
@@ -22,20 +23,20 @@ public enum RdProgram
 /// <remarks>
 /// Xu, Wang, Geng, Lin, Wu, Li, Lin, "Efficient Joint Optimization of Layer-Adaptive Weight Pruning in Deep Neural
 /// Networks". Rests on additivity: the distortion of pruning layers together is about the sum of pruning each alone.
-/// Curves are measured on the current network (<see cref="MeasureCurves"/>) and handed over by <see cref="WithCurves"/>;
-/// after every retraining they must be measured again.
+/// A plan measures the curves of the dense model itself, one block at a time and with its own criterion; for any other
+/// network <see cref="MeasureCurves"/> and <see cref="WithCurves(IReadOnlyDictionary{string, RdCurve})"/> do. After every retraining they must be measured again.
 /// </remarks>
 [Method("rdprune", "Efficient Joint Optimization of Layer-Adaptive Weight Pruning in Deep Neural Networks",
     Family = "Pruning",
     Source = "Xu, Wang, Geng, Lin, Wu, Li, Lin, ICCV 2023, pp. 17447-17457",
     Summary = "Chooses every layer's share by the distortion of the output that its pruning causes, with a dynamic program.",
-    Fits = "allocator; magnitude (or any criterion), unstructured, any repair and retraining; iterative schedules; needs curves of the current network")]
-public sealed partial class RdPrune : IAllocator
+    Fits = "allocator; magnitude (or any criterion), unstructured, any repair and retraining; iterative schedules; measures curves of the current network first")]
+public sealed partial class RdPrune : IAllocator, IMeasuredPart
 {
     // With more units than this the program's memory (two bytes per unit and layer) is better spent on a coarser unit.
     private const long MostUnits = 1 << 18;
 
-    private IReadOnlyDictionary<string, RdCurve>? _curves;
+    private Func<string, RdCurve?>? _curves;
 
     /// <summary>The program; the exact one by default.</summary>
     public RdProgram Program { get; init; } = RdProgram.Exact;
@@ -63,17 +64,21 @@ public sealed partial class RdPrune : IAllocator
     }
 
     /// <summary>The same allocator with its curves.</summary>
-    /// <param name="curves">The curve of every prunable weight by name, all with equally many levels.</param>
-    public RdPrune WithCurves(IReadOnlyDictionary<string, RdCurve> curves) => new() { Program = Program, MaxAmount = MaxAmount, Unit = Unit, _curves = curves };
+    /// <param name="curves">From the name of a prunable weight to its curve, all with equally many levels; null where there is none.</param>
+    public RdPrune WithCurves(Func<string, RdCurve?> curves) =>
+        new() { Program = Program, MaxAmount = MaxAmount, Unit = Unit, Levels = Levels, Samples = Samples, WorstCase = WorstCase, _curves = curves };
+
+    /// <inheritdoc cref="WithCurves(Func{string, RdCurve?})"/>
+    public RdPrune WithCurves(IReadOnlyDictionary<string, RdCurve> curves) => WithCurves(name => curves.GetValueOrDefault(name));
 
     /// <inheritdoc/>
     /// <remarks>Levels are coarse, so the program ends a little below the budget; what it leaves is given back to all layers in proportion.</remarks>
-    public IReadOnlyList<double> Allocate(IReadOnlyList<(string Name, long Count)> layers, double sparsity)
+    public IReadOnlyList<double> Allocate(IReadOnlyList<AllocatedLayer> layers, double sparsity)
     {
         MaskSelection.PruneCount(0, sparsity);
         EspalierException.Require(_curves is not null,
-            "RD-Prune allocates by curves of the current network; measure them first (RdPrune.MeasureCurves) and hand them over with WithCurves.");
-        RdCurve[] curves = [.. layers.Select(l => _curves.GetValueOrDefault(l.Name)
+            "RD-Prune allocates by curves of the current network; measure them first (RdPrune.MeasureCurves, or a plan) and hand them over with WithCurves.");
+        RdCurve[] curves = [.. layers.Select(l => _curves(l.Name)
             ?? throw new EspalierException($"RD-Prune has no curve of {l.Name}; measure all prunable weights of the model."))];
         long[] counts = [.. layers.Select(l => l.Count)];
         RdAllocation allocation;

@@ -226,7 +226,7 @@ public sealed class DSnoTTests
         // The Hessian lives only as long as the statistics.
         return new LayerContext
         {
-            Name = name, Weight = W, InputNorms = seen.InputNorms, InputMean = seen.InputMean, InputVariance = seen.InputVariance, Hessian = seen.Hessian!.clone(),
+            Name = name, Weight = W, InputNorms = seen.InputNorms, InputMean = seen.InputMean, WithinVariance = seen.WithinVariance, TokensPerSequence = seen.TokensPerSequence, Hessian = seen.Hessian!.clone(),
         };
     }
 

@@ -71,13 +71,13 @@ public sealed class EcoflapTests
     [Fact]
     public void A_higher_score_keeps_more_and_layers_of_a_block_share()
     {
-        (string, long)[] layers = [("m.layers.0.q.weight", 64), ("m.layers.0.up.weight", 256), ("m.layers.1.q.weight", 64), ("m.layers.1.up.weight", 256)];
-        var scores = layers.ToDictionary(l => l.Item1, l => l.Item1.Contains(".0.", StringComparison.Ordinal) ? 1.0 : 3.0);
+        AllocatedLayer[] layers = [new("m.layers.0.q.weight", 0, 8, 8), new("m.layers.0.up.weight", 0, 16, 16), new("m.layers.1.q.weight", 1, 8, 8), new("m.layers.1.up.weight", 1, 16, 16)];
+        var scores = layers.ToDictionary(l => l.Name, l => l.Block == 0 ? 1.0 : 3.0);
         IReadOnlyList<double> s = new Ecoflap().WithScores(scores).Allocate(layers, 0.5);
         s[0].ShouldBe(s[1]);
         s[2].ShouldBe(s[3]);
         s[2].ShouldBeLessThan(s[0]);
-        s.Zip(layers, (share, l) => share * l.Item2).Sum().ShouldBe(320, 1e-6);
+        s.Zip(layers, (share, l) => share * l.Count).Sum().ShouldBe(320, 1e-6);
         s.Max().ShouldBeLessThanOrEqualTo(0.6 + 1e-6);
         new Ecoflap { Group = EcoflapGroup.Model }.WithScores(scores).Allocate(layers, 0.5).ShouldAllBe(x => Math.Abs(x - 0.5) < 1e-9);
         IReadOnlyList<double> each = new Ecoflap { Group = EcoflapGroup.Layer, Aggregate = EcoflapAggregate.Average }.WithScores(scores).Allocate(layers, 0.5);
@@ -148,8 +148,8 @@ public sealed class EcoflapTests
         Sentence(() => Ecoflap.Allocate([1, -1], [10, 10], 0.5, 0.6)).ShouldContain("group 1");
         Sentence(() => Ecoflap.Allocate([1], [10, 10], 0.5, 0.6)).ShouldContain("every group");
         Sentence(() => Ecoflap.Allocate([1, 1], [10, 10], 1, 1)).ShouldContain("sparsity");
-        Sentence(() => new Ecoflap().Allocate([("w", 4L)], 0.5)).ShouldContain("WithScores");
-        Sentence(() => new Ecoflap().WithScores(new Dictionary<string, double>()).Allocate([("w", 4L)], 0.5)).ShouldContain("no score of w");
+        Sentence(() => new Ecoflap().Allocate([new("w", 0, 2, 2)], 0.5)).ShouldContain("WithScores");
+        Sentence(() => new Ecoflap().WithScores(new Dictionary<string, double>()).Allocate([new("w", 0, 2, 2)], 0.5)).ShouldContain("no score of w");
         Sentence(() => new Ecoflap { MaxSparsity = 2 }).ShouldContain("max_sparsity");
     }
 

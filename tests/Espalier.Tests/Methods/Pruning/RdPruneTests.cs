@@ -104,7 +104,7 @@ public sealed class RdPruneTests
     [InlineData(RdProgram.Published)]
     public void As_an_allocator_it_meets_the_sparsity_and_removes_no_layer(RdProgram program)
     {
-        (string, long)[] layers = [("a", 400), ("b", 900), ("c", 100)];
+        AllocatedLayer[] layers = [new("a", 0, 20, 20), new("b", 0, 30, 30), new("c", 0, 10, 10)];
         var curves = new Dictionary<string, RdCurve>
         {
             ["a"] = new(Levels(20), [.. Enumerable.Range(0, 21).Select(d => d * 0.001f)]),
@@ -116,7 +116,7 @@ public sealed class RdPruneTests
         s[0].ShouldBeGreaterThan(s[2]);
         if (program is RdProgram.Exact)
         {
-            s.Zip(layers, (x, l) => x * l.Item2).Sum().ShouldBe(700, 1e-6);
+            s.Zip(layers, (x, l) => x * l.Count).Sum().ShouldBe(700, 1e-6);
         }
     }
 
@@ -153,8 +153,8 @@ public sealed class RdPruneTests
         Sentence(() => RdPrune.AllocateExact([new([0f, 0.5f], [0, 1])], [10], 2)).ShouldContain("No choice of levels");
         Sentence(() => RdPrune.AllocateExact([new([0f, 1f], [0, float.NaN])], [10], 2)).ShouldContain("NaN");
         Sentence(() => RdPrune.AllocatePublished([new([0f, 0.5f], [0, 1])], [10], 0.5)).ShouldContain("removes everything");
-        Sentence(() => new RdPrune().Allocate([("w", 4L)], 0.5)).ShouldContain("WithCurves");
-        Sentence(() => new RdPrune { MaxAmount = 0.5 }.WithCurves(new Dictionary<string, RdCurve> { ["w"] = curve }).Allocate([("w", 40L)], 0.9)).ShouldContain("max_amount");
+        Sentence(() => new RdPrune().Allocate([new("w", 0, 2, 2)], 0.5)).ShouldContain("WithCurves");
+        Sentence(() => new RdPrune { MaxAmount = 0.5 }.WithCurves(new Dictionary<string, RdCurve> { ["w"] = curve }).Allocate([new("w", 0, 4, 10)], 0.9)).ShouldContain("max_amount");
         Sentence(() => RdPrune.UniformPlusAmounts([Random(1, 100, 9, 3, 3), Random(2, 10, 10)], 0.9)).ShouldContain("Unif+");
         Sentence(() => RdPrune.MeasureCurves([("w", ones(2, 2))], 4, _ => full([2, 2], float.NaN))).ShouldContain("NaN");
     }
