@@ -14,8 +14,8 @@ internal sealed class PruneCommand : EspalierCommand
     // The words of the command line and where they stand in a plan.
     private readonly (Option<string?> Option, string Path)[] _words =
     [
-        (new("--criterion") { Description = "The importance of weights: magnitude, wanda, sparsegpt, … (`espalier methods criterion`). Default wanda." }, "prune.criterion"),
-        (new("--sparsity") { Description = "The share of weights (structured: of the blocks' parameters) to remove, for example 0.5." }, "prune.sparsity"),
+        (new("--criterion") { Description = "The importance of weights: magnitude, wanda, sparsegpt, … (`espalier methods criterion`). Default wanda; magnitude where the sparsity is 0." }, "prune.criterion"),
+        (new("--sparsity") { Description = "The share of weights (structured: of the blocks' parameters) to remove, for example 0.5; 0 only retrains." }, "prune.sparsity"),
         (new("--pattern") { Description = "unstructured; structured (cuts whole units: a smaller dense model); or N:M such as 2:4 (two of every four stay). Default unstructured." }, "prune.pattern"),
         (new("--units") { Description = "Structured: what a share is taken from: heads,neurons (default); heads; neurons; channels; layers." }, "prune.pattern.units"),
         (new("--hidden") { Description = "Structured, instead of a sparsity: the width to end with." }, "prune.pattern.hidden"),
@@ -34,7 +34,7 @@ internal sealed class PruneCommand : EspalierCommand
         (new("--length") { Description = "Tokens per calibration window. Default the model's context, at most 2048." }, "data.length"),
         (new("--windows") { Description = "Evaluation windows at most. Default all." }, "data.windows"),
         (new("--context") { Description = "Tokens per evaluation window. Default the model's context, at most 4096." }, "data.context"),
-        (new("--retrain") { Description = "What retrains the pruned model: perp; none." }, "retrain.method"),
+        (new("--retrain") { Description = "What retrains the pruned model: perp (a small share), minitron (distillation from the dense model), prosparse (sparse activations); none." }, "retrain.method"),
         (new("--subset") { Description = "What is trained: biases, norms, head, masklora, scalelora, loraprune, full; several apart by commas." }, "retrain.subset"),
         (new("--steps") { Description = "Retraining steps." }, "retrain.steps"),
         (new("--rank") { Description = "Rank of adapters." }, "retrain.rank"),
@@ -59,6 +59,8 @@ internal sealed class PruneCommand : EspalierCommand
             "espalier prune MODEL --criterion sparsegpt --pattern 2:4 --calibration texts.jsonl --memory 8GB --out DIR --dry-run",
             "espalier prune MODEL --criterion flap --pattern structured --sparsity 0.2 --uniform --calibration texts.jsonl --out DIR",
             "espalier prune MODEL --criterion minitron --pattern structured --hidden 144 --neurons 256 --layers 4 --calibration texts.jsonl --out DIR --dry-run",
+            "espalier prune MODEL --sparsity 0.5 --calibration texts.jsonl --retrain minitron --steps 400 --lr 1e-3 --out DIR",
+            "espalier prune MODEL --sparsity 0 --train-data texts.jsonl --retrain prosparse --steps 400 --lr 1e-3 --out DIR",
             "espalier prune plan.yaml --seed 1 --out ./again")
     {
         Add(_model);

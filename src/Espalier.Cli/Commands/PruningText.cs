@@ -116,6 +116,11 @@ internal static class PruningText
             console.MarkupLine($"Trained: {Text.Count(trained)} of {Text.Count(report.Parameters)} parameters ({Percent(trained / (double)report.Parameters)}).");
         }
 
+        if (report.Activations is { Count: > 0 } activations)
+        {
+            console.MarkupLine(ActivationReport.Sentence(activations));
+        }
+
         foreach (TextSample sample in report.Samples)
         {
             console.WriteLine();

@@ -16,6 +16,9 @@ public abstract class Architecture
     /// <summary>The <c>model_type</c> of the family.</summary>
     public abstract string ModelType { get; }
 
+    /// <summary>The field of config.json that names the activation function.</summary>
+    public virtual string ActivationField => "hidden_act";
+
     /// <summary>What may stand before the names of the body's tensors; the first is usual.</summary>
     public abstract IReadOnlyList<string> Prefixes { get; }
 

@@ -21,6 +21,9 @@ public abstract class DecoderBlock : ModelPart
     /// <summary>Its number, from 0.</summary>
     public int Index { get; }
 
+    /// <summary>The activation function of its feed-forward part; a new tensor of the same shape.</summary>
+    public Func<Tensor, Tensor> Activation { get; private protected set; } = x => x.alias();
+
     /// <summary>Its linear maps in calibration order: a map comes after those that its input depends on.</summary>
     public abstract IReadOnlyList<BlockLinear> Linears { get; }
 
@@ -29,6 +32,9 @@ public abstract class DecoderBlock : ModelPart
 
     /// <summary>What can be cut out of this block alone: its heads and its neurons.</summary>
     public abstract IReadOnlyList<CoupledGroup> Groups { get; }
+
+    /// <summary>Takes over the activation function of a configuration.</summary>
+    internal void Activate(ModelConfig config) => Activation = Activations.Of(config);
 
     /// <summary>Passes hidden states through the block.</summary>
     /// <param name="hidden">Hidden states [batch, tokens, hidden].</param>

@@ -13,6 +13,8 @@ internal sealed class Gpt2 : Architecture
 {
     public override string ModelType => "gpt2";
 
+    public override string ActivationField => "activation_function";
+
     public override IReadOnlyList<string> Prefixes => ["transformer.", ""];
 
     internal override ModelConfig ReadConfig(ConfigFields fields)
@@ -34,7 +36,7 @@ internal sealed class Gpt2 : Architecture
             VocabSize = fields.Positive("vocab_size"),
             MaxPositions = fields.Positive("n_positions", "max_position_embeddings"),
             NormEpsilon = fields.Number("layer_norm_epsilon", 1e-5),
-            Activation = fields.Activation("activation_function", "gelu_new"),
+            Activation = fields.Activation(ActivationField, "gelu_new"),
             TieWordEmbeddings = fields.Flag("tie_word_embeddings", true),
             InitializerRange = fields.Number("initializer_range", 0.02),
             BosTokenId = fields.Optional("bos_token_id", least: 0),
@@ -78,14 +80,13 @@ internal sealed class Gpt2Block : DecoderBlock
     private readonly BlockShape shape;
     private readonly int headDim;
     private readonly double queryScale;
-    private readonly Func<Tensor, Tensor> activation;
     private readonly LayerNorm norm1, norm2;
     private readonly Linear queryKeyValue, output, fc, project;
 
     public Gpt2Block(ModelConfig c, int index, Placement p)
         : base(nameof(Gpt2Block), index)
     {
-        (shape, headDim, activation) = (c.ShapeOf(index), c.HeadDim, Activations.Named(c.Activation));
+        (shape, headDim, Activation) = (c.ShapeOf(index), c.HeadDim, Activations.Of(c));
         EspalierException.Require(shape.Heads == shape.KeyValueHeads, $"{c.Fields.Origin}: GPT-2 has no grouped queries; block {index} needs as many key-value heads as heads.");
         prefix = $"{c.TensorPrefix}h.{index}";
         // What stands beside the 1/√D that attention applies anyway.
@@ -122,7 +123,7 @@ internal sealed class Gpt2Block : DecoderBlock
         return output.call(Attention.Attend(q_BNTD, k_BNTD, v_BNTD, Index, cache));
     }
 
-    private Tensor FeedForward(Tensor x_BTH) => project.call(activation(fc.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
+    private Tensor FeedForward(Tensor x_BTH) => project.call(Activation(fc.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
 
     public override IReadOnlyList<BlockLinear> Linears =>
     [

@@ -86,14 +86,13 @@ internal sealed class GptNeoXBlock : DecoderBlock
     private readonly int headDim;
     private readonly bool parallel;
     private readonly Rotary rotary;
-    private readonly Func<Tensor, Tensor> activation;
     private readonly LayerNorm inputNorm, postAttentionNorm;
     private readonly Linear queryKeyValue, output, up, down;
 
     public GptNeoXBlock(ModelConfig c, int index, Placement p)
         : base(nameof(GptNeoXBlock), index)
     {
-        (shape, headDim, activation) = (c.ShapeOf(index), c.HeadDim, Activations.Named(c.Activation));
+        (shape, headDim, Activation) = (c.ShapeOf(index), c.HeadDim, Activations.Of(c));
         EspalierException.Require(shape.Heads == shape.KeyValueHeads, $"{c.Fields.Origin}: GPT-NeoX has no grouped queries; block {index} needs as many key-value heads as heads.");
         prefix = $"{c.TensorPrefix}layers.{index}";
         parallel = c.Fields.Flag("use_parallel_residual", true);
@@ -126,7 +125,7 @@ internal sealed class GptNeoXBlock : DecoderBlock
         return output.call(Attention.Attend(q_BNTD, k_BNTD, qkv_BNTD[2], Index, cache));
     }
 
-    private Tensor FeedForward(Tensor x_BTH) => down.call(activation(up.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
+    private Tensor FeedForward(Tensor x_BTH) => down.call(Activation(up.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
 
     public override IReadOnlyList<BlockLinear> Linears =>
     [

@@ -23,7 +23,7 @@ public sealed class LanguageModel : IDisposable
     }
 
     /// <summary>Its configuration.</summary>
-    public ModelConfig Config { get; }
+    public ModelConfig Config { get; private set; }
 
     /// <summary>Token ids to hidden states.</summary>
     public Embedding Embedding { get; }
@@ -106,6 +106,19 @@ public sealed class LanguageModel : IDisposable
         }
 
         return model;
+    }
+
+    /// <summary>Gives every feed-forward part another activation function; the weights stay as they are.</summary>
+    /// <param name="name">Its name in config.json ("relu").</param>
+    /// <param name="threshold">The threshold of <c>fatrelu</c>; 0 elsewhere.</param>
+    /// <exception cref="EspalierException">For a name that is not known, or a threshold that does not belong to it.</exception>
+    public void SetActivation(string name, double threshold = 0)
+    {
+        Config = Config.WithActivation(name, threshold);
+        foreach (DecoderBlock block in Blocks)
+        {
+            block.Activate(Config);
+        }
     }
 
     /// <summary>The logits of every next token.</summary>

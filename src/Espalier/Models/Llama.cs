@@ -93,7 +93,6 @@ internal sealed class LlamaBlock : DecoderBlock
     private readonly BlockShape shape;
     private readonly Rotary rotary;
     private readonly int headDim;
-    private readonly Func<Tensor, Tensor> activation;
     private readonly RmsNorm inputNorm, postAttentionNorm;
     private readonly RmsNorm? queryNorm, keyNorm;
     private readonly Linear query, key, value, output, gate, up, down;
@@ -104,7 +103,7 @@ internal sealed class LlamaBlock : DecoderBlock
         (this.traits, shape, headDim) = (traits, c.ShapeOf(index), c.HeadDim);
         prefix = $"{c.TensorPrefix}layers.{index}";
         rotary = new Rotary(c.Rope!, headDim);
-        activation = Activations.Named(c.Activation);
+        Activation = Activations.Of(c);
         (long hidden, long queryWidth, long keyWidth, long neurons) = (c.HiddenSize, shape.Heads * (long)headDim, shape.KeyValueHeads * (long)headDim, shape.Neurons);
 
         inputNorm = Add($"{prefix}.input_layernorm", new RmsNorm(hidden, c.NormEpsilon, p));
@@ -148,7 +147,7 @@ internal sealed class LlamaBlock : DecoderBlock
 
     private Tensor FeedForward(Tensor x_BTH)
     {
-        Tensor z_BTF = activation(gate.call(x_BTH)) * up.call(x_BTH);
+        Tensor z_BTF = Activation(gate.call(x_BTH)) * up.call(x_BTH);
         return down.call(z_BTF);
     }
 

@@ -52,6 +52,9 @@ public sealed record ModelConfig
     /// <summary>The activation function's name.</summary>
     public required string Activation { get; init; }
 
+    /// <summary>The threshold of <c>fatrelu</c> (<c>hidden_act_param</c>, as in published ProSparse models); 0 for every other function.</summary>
+    public double ActivationThreshold { get; private init; }
+
     /// <summary>Whether the language-model head is the token table itself.</summary>
     public required bool TieWordEmbeddings { get; init; }
 
@@ -131,11 +134,35 @@ public sealed record ModelConfig
             }
         }
 
-        return From(changed, Fields.Origin) with { TensorPrefix = TensorPrefix };
+        return Again(changed);
+    }
+
+    /// <summary>The same configuration with another activation function in every feed-forward part.</summary>
+    /// <param name="name">Its name ("relu").</param>
+    /// <param name="threshold">The threshold of <c>fatrelu</c>, above 0; 0 for every other function.</param>
+    /// <exception cref="EspalierException">For a name that is not known, or a threshold that does not belong to it.</exception>
+    public ModelConfig WithActivation(string name, double threshold = 0)
+    {
+        EspalierException.Require(name == Activations.FatReluName ? threshold > 0 && double.IsFinite(threshold) : threshold == 0,
+            FormattableString.Invariant($"The activation '{name}' with a threshold of {threshold} is not possible; only {Activations.FatReluName} has a threshold, and it is above 0."));
+        JsonObject changed = Json;
+        changed[Architecture.For(this).ActivationField] = name;
+        changed.Remove(ThresholdField);
+        if (threshold > 0)
+        {
+            changed[ThresholdField] = threshold;
+        }
+
+        return Again(changed);
     }
 
     /// <summary>The text of config.json, unknown keys included.</summary>
     public string ToJsonText() => Fields.Json.ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n";
+
+    // As text and back: a value set in memory is of another kind than one that was read.
+    private ModelConfig Again(JsonObject changed) => Parse(changed.ToJsonString(), Fields.Origin) with { TensorPrefix = TensorPrefix };
+
+    private const string ThresholdField = "hidden_act_param";
 
     private static ModelConfig From(JsonObject json, string origin)
     {
@@ -143,9 +170,21 @@ public sealed record ModelConfig
         string type = fields.Text("model_type", "");
         EspalierException.Require(type.Length > 0, $"{origin} has no 'model_type'; known are {string.Join(", ", Architecture.Known)}.");
         ModelConfig config = Architecture.Named(type, origin).ReadConfig(fields);
-        config = config with { BlockShapes = ReadBlockShapes(fields, config) };
+        config = config with { BlockShapes = ReadBlockShapes(fields, config), ActivationThreshold = ReadThreshold(fields, config) };
         config.Check();
         return config;
+    }
+
+    // Other functions may carry the field too (MiniCPM writes it beside SiLU); it means nothing to them.
+    private static double ReadThreshold(ConfigFields fields, ModelConfig config)
+    {
+        if (config.Activation != Activations.FatReluName)
+        {
+            return 0;
+        }
+
+        EspalierException.Require(fields.Has(ThresholdField), $"{fields.Origin} names the activation {Activations.FatReluName} but no threshold; write it as '{ThresholdField}', for example 0.01.");
+        return fields.Number(ThresholdField, 0);
     }
 
     private static List<BlockShape>? ReadBlockShapes(ConfigFields fields, ModelConfig config)

@@ -18,6 +18,8 @@ internal sealed class Opt : Architecture
 
     public override string ModelType => "opt";
 
+    public override string ActivationField => "activation_function";
+
     public override IReadOnlyList<string> Prefixes => ["model.decoder.", "decoder.", ""];
 
     internal override ModelConfig ReadConfig(ConfigFields fields)
@@ -42,7 +44,7 @@ internal sealed class Opt : Architecture
             VocabSize = fields.Positive("vocab_size"),
             MaxPositions = fields.Positive("max_position_embeddings"),
             NormEpsilon = Epsilon,
-            Activation = fields.Activation("activation_function", "relu"),
+            Activation = fields.Activation(ActivationField, "relu"),
             TieWordEmbeddings = fields.Flag("tie_word_embeddings", true),
             InitializerRange = fields.Number("init_std", 0.02),
             BosTokenId = fields.Optional("bos_token_id", least: 0),
@@ -87,14 +89,13 @@ internal sealed class OptBlock : DecoderBlock
     private readonly BlockShape shape;
     private readonly int headDim;
     private readonly bool normFirst;
-    private readonly Func<Tensor, Tensor> activation;
     private readonly LayerNorm attentionNorm, finalNorm;
     private readonly Linear query, key, value, output, fc1, fc2;
 
     public OptBlock(ModelConfig c, int index, Placement p)
         : base(nameof(OptBlock), index)
     {
-        (shape, headDim, normFirst, activation) = (c.ShapeOf(index), c.HeadDim, Opt.NormFirst(c), Activations.Named(c.Activation));
+        (shape, headDim, normFirst, Activation) = (c.ShapeOf(index), c.HeadDim, Opt.NormFirst(c), Activations.Of(c));
         EspalierException.Require(shape.Heads == shape.KeyValueHeads, $"{c.Fields.Origin}: OPT has no grouped queries; block {index} needs as many key-value heads as heads.");
         prefix = $"{c.TensorPrefix}layers.{index}";
         bool bias = c.Fields.Flag("enable_bias", true);
@@ -136,7 +137,7 @@ internal sealed class OptBlock : DecoderBlock
         return output.call(Attention.Attend(q_BNTD, k_BNTD, v_BNTD, Index, cache));
     }
 
-    private Tensor FeedForward(Tensor x_BTH) => fc2.call(activation(fc1.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
+    private Tensor FeedForward(Tensor x_BTH) => fc2.call(Activation(fc1.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
 
     public override IReadOnlyList<BlockLinear> Linears =>
     [

@@ -63,6 +63,9 @@ public interface IRetraining
     /// <summary>Tokens per sequence; null takes the model's context, at most 256 on a CPU.</summary>
     int? Length { get; }
 
+    /// <summary>Bytes held for every parameter of the model while it is trained, for the preview; by default the weight and room for a small trained share.</summary>
+    int BytesPerParameter => 8;
+
     /// <summary>Throws, before any work, where this cannot be done to such a model ("biases" of a model without).</summary>
     /// <param name="config">The model.</param>
     /// <param name="block">One of its blocks, without weights of value.</param>
@@ -88,6 +91,9 @@ public sealed class RetrainingContext
     /// <summary>Token ids [batch, length] of micro-batch (step, index): a pure function, so that a resumed run sees the same text.</summary>
     public required Func<long, int, Tensor> Batches { get; init; }
 
+    /// <summary>The most resident memory in bytes that the run may plan with; null is no limit.</summary>
+    public long? Memory { get; init; }
+
     /// <summary>The seed of the plan.</summary>
     public required Seed Seed { get; init; }
 
@@ -103,11 +109,26 @@ public sealed class RetrainingContext
 
 /// <summary>What a retraining did.</summary>
 /// <param name="Trained">The parameters that were trained.</param>
-/// <param name="Losses">The loss of each step (mean cross-entropy per token, nats).</param>
+/// <param name="Losses">The loss of each step; <see cref="LossName"/> says which.</param>
 /// <param name="Seconds">Wall-clock time.</param>
 /// <param name="Groups">Trained parameters by kind ("norms", "masklora").</param>
 public sealed record RetrainingResult(long Trained, IReadOnlyList<double> Losses, double Seconds, IReadOnlyDictionary<string, long> Groups)
 {
     /// <summary>The configuration of the trained model where training changed it (another activation); null where it did not.</summary>
     public ModelConfig? Config { get; init; }
+
+    /// <summary>What the losses are, for the report's axis.</summary>
+    public string LossName { get; init; } = "cross-entropy, nats per token";
+
+    /// <summary>How many feed-forward activations are zero, block by block, where training was for that; null where it was not.</summary>
+    public IReadOnlyList<ActivationSparsity>? Activations { get; init; }
 }
+
+/// <summary>How many activations of one block's feed-forward part (what enters its last map) are exactly zero on held-out batches of the training text.</summary>
+/// <param name="Block">The block's number.</param>
+/// <param name="Before">The share of zeros before training.</param>
+/// <param name="Trained">The share after training.</param>
+/// <param name="Shifted">The share with the activation's threshold moved; that of the written model.</param>
+/// <param name="Dead">Neurons of the written model that no token activated.</param>
+/// <param name="Neurons">All neurons of the block.</param>
+public sealed record ActivationSparsity(int Block, double Before, double Trained, double Shifted, long Dead, long Neurons);

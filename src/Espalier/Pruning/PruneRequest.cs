@@ -38,8 +38,8 @@ public sealed record DataSection
 /// <summary>The parts of a plan by their words; a part with options is a map with <c>method</c> and the options.</summary>
 public sealed record PruneSection
 {
-    /// <summary>The criterion; default wanda.</summary>
-    public object Criterion { get; init; } = "wanda";
+    /// <summary>The criterion; default wanda, or magnitude, which looks at no text, where the sparsity is 0 and nothing is ranked.</summary>
+    public object? Criterion { get; init; }
 
     /// <summary>The share of weights to remove; an N:M pattern fixes it.</summary>
     public double? Sparsity { get; init; }
@@ -55,6 +55,9 @@ public sealed record PruneSection
 
     /// <summary>One repair or several (a gradient-free one and a reconstruction); none for none. SparseGPT as criterion brings its own unless told otherwise.</summary>
     public object? Repair { get; init; }
+
+    /// <summary>The criterion in force.</summary>
+    internal object Ranking => Criterion ?? (Sparsity == 0 ? "magnitude" : "wanda");
 }
 
 /// <summary>A pruning run in words: what YAML and the command line say. Same words, same order, same checks.</summary>
@@ -89,7 +92,7 @@ public sealed record PruneRequest
     /// <exception cref="EspalierException">For an unknown part, a wrong option, or parts that do not go together.</exception>
     public PruningPlan ToPlan()
     {
-        ICriterion criterion = Part<ICriterion>(Prune.Criterion);
+        ICriterion criterion = Part<ICriterion>(Prune.Ranking);
         Pattern pattern = ReadPattern();
         bool structured = pattern is Pattern.StructuredPattern;
         var (repair, reconstruction) = Repairs(Prune.Repair ?? DefaultRepair(criterion, pattern), criterion);
@@ -111,7 +114,7 @@ public sealed record PruneRequest
     /// <summary>The request as YAML that <c>espalier prune</c> takes.</summary>
     public string ToYaml()
     {
-        var prune = new Dictionary<string, object?> { ["criterion"] = Prune.Criterion, ["pattern"] = Prune.Pattern };
+        var prune = new Dictionary<string, object?> { ["criterion"] = Prune.Ranking, ["pattern"] = Prune.Pattern };
         Put(prune, "allocator", Prune.Allocator);
         Put(prune, "sparsity", Prune.Sparsity);
         Put(prune, "scope", Prune.Scope is Scope.Default ? null : Prune.Scope.ToString().ToLowerInvariant());

@@ -119,8 +119,12 @@ public sealed record PruningPlan
         var options = part.GetType().GetProperties(BindingFlags.Public | BindingFlags.Instance)
             .Where(p => p.CanRead && p.SetMethod is not null && p.GetIndexParameters().Length == 0)
             .OrderBy(p => p.Name, StringComparer.Ordinal)
-            .Select(p => $"{p.Name}={System.Convert.ToString(p.GetValue(part), System.Globalization.CultureInfo.InvariantCulture)}")
+            .Select(p => $"{p.Name}={Word(p.GetValue(part))}")
             .ToList();
         return options.Count == 0 ? NameOf(part) : $"{NameOf(part)}({string.Join(", ", options)})";
     }
+
+    private static string? Word(object? value) => value is System.Collections.IEnumerable list and not string
+        ? string.Join(' ', list.Cast<object?>().Select(Word))
+        : System.Convert.ToString(value, System.Globalization.CultureInfo.InvariantCulture);
 }

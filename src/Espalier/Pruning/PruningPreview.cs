@@ -154,7 +154,7 @@ public sealed class PruningPreview
               + (job.Evaluation[0].Length * (long)config.VocabSize * 12) + (config.VocabSize * (long)config.HiddenSize * 4);
         long measuring = plan.Measured.Any() ? (largestBlock * 8) + (forward * 4) : 0; // gradients of a block and their sums
         long pruning = (largestBlock * 4) + (largestWeight * 24) + statistics + forward + measuring;
-        long retraining = plan.Retraining is null ? 0 : (parameters * 8) + (plan.Retraining.Batch * (long)(plan.Retraining.Length ?? 256) * config.VocabSize * 12);
+        long retraining = plan.Retraining is null ? 0 : (parameters * plan.Retraining.BytesPerParameter) + (plan.Retraining.Batch * (long)(plan.Retraining.Length ?? 256) * config.VocabSize * 12);
         return Math.Max(Math.Max(pruning, evaluation), retraining);
     }
 

@@ -48,6 +48,12 @@ public sealed record PruningReport
     /// <summary>What was cut out; null where weights were masked.</summary>
     public Structured.StructureReport? Structure { get; init; }
 
+    /// <summary>What the losses are ("cross-entropy, nats per token"); null without retraining.</summary>
+    public string? LossName { get; init; }
+
+    /// <summary>Zeros among the feed-forward activations, block by block, where retraining was for that (ProSparse).</summary>
+    public IReadOnlyList<ActivationSparsity>? Activations { get; init; }
+
     /// <summary>Layer by layer.</summary>
     public required IReadOnlyList<BlockReport> Blocks { get; init; }
 

@@ -40,7 +40,12 @@ public static class PruningReportPage
         if (report.Losses.Count > 0)
         {
             page = page.Section("Retraining", $"{Text.Count(report.Trained ?? 0)} parameters ({Percent((report.Trained ?? 0) / (double)report.Parameters)}) were trained: {string.Join(", ", report.TrainedGroups?.Select(g => $"{Text.Count(g.Value)} {g.Key}") ?? [])}.",
-                new LineChart { Title = "Loss", XLabel = "step", YLabel = "cross-entropy, nats per token", Smoothing = 0.9, Lines = [Series.Of("loss", report.Losses)] });
+                new LineChart { Title = "Loss", XLabel = "step", YLabel = report.LossName ?? "loss", Smoothing = 0.9, Lines = [Series.Of("loss", report.Losses)] });
+        }
+
+        if (report.Activations is { Count: > 0 } activations)
+        {
+            page = page.Section("Activations", ActivationReport.Sentence(activations), ActivationReport.Chart(activations));
         }
 
         if (report.Blocks.Any(b => b.OutputError is not null))

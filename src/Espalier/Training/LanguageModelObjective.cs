@@ -51,8 +51,7 @@ public sealed class LanguageModelObjective : ITrainingObjective
             $"The labels of step {step} have shape [{string.Join(", ", labels.shape)}], but the ids have [{string.Join(", ", ids.shape)}].");
         Tokens += ids.numel();
 
-        Tensor targets = full(ids.shape, Ignored, int64, ids.device);
-        targets.narrow(1, 0, ids.shape[1] - 1).copy_(labels.narrow(1, 1, ids.shape[1] - 1));
+        Tensor targets = Next(labels);
         if (_padding is { } padding)
         {
             targets.masked_fill_(targets.eq(padding), Ignored);
@@ -61,5 +60,15 @@ public sealed class LanguageModelObjective : ITrainingObjective
         EspalierException.Require(targets.ne(Ignored).any().item<bool>(), $"The batch of step {step} has no token to learn: all are padding or ignored.");
         Tensor logits_BTV = _logits(ids);
         return nn.functional.cross_entropy(logits_BTV.flatten(0, 1), targets.flatten(), ignore_index: Ignored).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>What each position predicts: the label of the next; the last of a sequence predicts nothing.</summary>
+    /// <param name="labels">[batch, tokens], int64, each at its own position.</param>
+    internal static Tensor Next(Tensor labels)
+    {
+        using var scope = NewDisposeScope();
+        Tensor targets = full(labels.shape, Ignored, int64, labels.device);
+        targets.narrow(1, 0, labels.shape[1] - 1).copy_(labels.narrow(1, 1, labels.shape[1] - 1));
+        return targets.MoveToOuterDisposeScope();
     }
 }

@@ -108,4 +108,33 @@ public sealed class PruneCommandTests
         IReadOnlyDictionary<string, SparsityMask> masks = SparsityMasks.Load(folder["out"]);
         model.Blocks.SelectMany(b => b.Linears).Sum(l => masks[l.Name].Revived(l.Linear.Matrix.detach())).ShouldBe(0);
     }
+
+    [Fact]
+    public async Task Distillation_through_the_command_says_what_its_losses_are()
+    {
+        using var folder = new TemporaryFolder();
+        Tool tool = await Tool.RunAsync(
+            "prune", Assets.DefaultModel, "--criterion", "magnitude", "--sparsity", "0.6", "--train-data", Assets.HeldOutText, "--retrain", "minitron",
+            "--steps", "2", "--batch", "1", "--train-length", "16", "--lr", "1e-3", "--out", folder["out"]);
+        tool.Code.ShouldBe(0, tool.Error);
+        PruningReport report = ReportJson.Load<PruningReport>(Path.Combine(folder["out"], "report.json"));
+        report.LossName.ShouldBe("distance to the teacher (kld)");
+        report.Trained.ShouldBe(report.Parameters);
+    }
+
+    [Fact]
+    public async Task ProSparse_through_the_command_prunes_no_weight_and_counts_silent_activations()
+    {
+        using var folder = new TemporaryFolder();
+        Tool tool = await Tool.RunAsync(
+            "prune", Assets.DefaultModel, "--sparsity", "0", "--train-data", Assets.HeldOutText, "--retrain", "prosparse",
+            "--steps", "20", "--batch", "1", "--train-length", "16", "--out", folder["out"]);
+        tool.Code.ShouldBe(0, tool.Error);
+        tool.Output.ShouldContain("of the feed-forward activations are zero (0 % before");
+        PruningReport report = ReportJson.Load<PruningReport>(Path.Combine(folder["out"], "report.json"));
+        report.Pruned.ShouldBe(0);
+        report.Activations!.Count.ShouldBe(report.Blocks.Count);
+        report.Activations.ShouldAllBe(a => a.Before == 0 && a.Trained > 0.2 && a.Shifted > a.Trained);
+        ModelConfig.Load(folder["out"]).ActivationThreshold.ShouldBe(0.01);
+    }
 }

@@ -47,9 +47,22 @@ public sealed class ActivationPenaltySchedule
     /// <param name="peak">λ_S.</param>
     public static ActivationPenaltySchedule ForSteps(long steps, double peak)
     {
-        EspalierException.Require(steps >= 20, $"A run of {steps} steps is too short for the stages of ProSparse; take at least 20.");
+        RequireSteps(steps);
         long At(double share) => (long)Math.Round(share * steps);
         return new ActivationPenaltySchedule([peak / 16, peak / 4, peak, peak], [At(0.25), At(0.55), At(0.85), steps], At(0.2));
+    }
+
+    /// <summary>
+    /// The published stages for 7 billion parameters, in shares of the steps (of 16,500): no penalty to 30 %, constant at a fortieth
+    /// of the peak to 36 %, a sine stage to a quarter of the peak at 61 %, held to 73 %, a sine stage to the peak at 97 %, held.
+    /// </summary>
+    /// <param name="steps">All steps of the run; at least 20.</param>
+    /// <param name="peak">λ_S; 0.2 in the paper.</param>
+    public static ActivationPenaltySchedule Published(long steps, double peak)
+    {
+        RequireSteps(steps);
+        long At(long published) => (long)Math.Round(published / 16_500.0 * steps);
+        return new ActivationPenaltySchedule([peak / 40, peak / 4, peak / 4, peak, peak], [At(6_000), At(10_000), At(12_000), At(16_000), steps], At(5_000));
     }
 
     /// <summary>λ at a step, counted from 1.</summary>
@@ -75,4 +88,7 @@ public sealed class ActivationPenaltySchedule
         double eta = (Math.Sin(-Math.PI / 2 + Math.PI * progress) + 1) / 2;
         return Peaks[stage - 1] + eta * (Peaks[stage] - Peaks[stage - 1]);
     }
+
+    private static void RequireSteps(long steps) =>
+        EspalierException.Require(steps >= 20, $"A run of {steps} steps is too short for the stages of ProSparse; take at least 20, or name substitution_steps, peaks and ends.");
 }

@@ -82,9 +82,7 @@ public sealed partial class Minitron
         Tensor states = hidden is null ? zeros_like(logits) : HiddenLoss(hidden);
         Tensor? crossEntropy = labels is null ? null : nn.functional.cross_entropy(Wide(student).reshape(-1, student.shape[^1]), labels.reshape(-1));
 
-        // A perfect match of the states has alpha 0, not infinity.
-        Tensor constant = states.detach();
-        Tensor alpha = where(constant.eq(0), zeros_like(constant), logits.detach() / constant.masked_fill(constant.eq(0), 1));
+        Tensor alpha = Alpha(logits, states);
         Tensor loss = hidden is null ? logits : logits + alpha * states;
         loss = useCrossEntropy ? loss + crossEntropy! : loss;
         return new MinitronLoss(
@@ -92,20 +90,30 @@ public sealed partial class Minitron
             crossEntropy?.MoveToOuterDisposeScope(), alpha.MoveToOuterDisposeScope());
     }
 
-    private static Tensor HiddenLoss(HiddenPair pair)
+    /// <summary>alpha = L_logits / L_is as a constant; a perfect match of the states has alpha 0, not infinity.</summary>
+    internal static Tensor Alpha(Tensor logits, Tensor states)
+    {
+        using var scope = NewDisposeScope();
+        Tensor constant = states.detach();
+        return where(constant.eq(0), zeros_like(constant), logits.detach() / constant.masked_fill(constant.eq(0), 1)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>L_is of one place: mean over all elements of (h_student·Pᵀ − h_teacher)².</summary>
+    internal static Tensor HiddenLoss(HiddenPair pair)
     {
         (Tensor student, Tensor teacher, Tensor P) = pair;
         EspalierException.Require(P.dim() == 2 && P.shape[0] == teacher.shape[^1] && P.shape[1] == student.shape[^1]
             && student.shape.AsSpan(0, student.shape.Length - 1).SequenceEqual(teacher.shape.AsSpan(0, teacher.shape.Length - 1)),
             $"A projection [{string.Join(", ", P.shape)}] does not map the student's states [{string.Join(", ", student.shape)}] to the teacher's [{string.Join(", ", teacher.shape)}]; it must be [teacher width, student width].");
-        return (Wide(student).matmul(Wide(P).t()) - Wide(teacher.detach())).pow(2).mean();
+        using var scope = NewDisposeScope();
+        return (Wide(student).matmul(Wide(P).t()) - Wide(teacher.detach())).pow(2).mean().MoveToOuterDisposeScope();
     }
 
     private static Tensor Cosine(Tensor a, Tensor b) =>
         (a * b).sum(-1) / (a.pow(2).sum(-1).sqrt().clamp_min(SmallestNorm) * b.pow(2).sum(-1).sqrt().clamp_min(SmallestNorm));
 
     // The storage types of checkpoints are too narrow for probabilities.
-    private static Tensor Wide(Tensor x) => x.dtype is ScalarType.Float64 ? x : x.to(ScalarType.Float32);
+    internal static Tensor Wide(Tensor x) => x.dtype is ScalarType.Float64 ? x : x.to(ScalarType.Float32);
 
     private static void RequireTemperature(double tau) =>
         EspalierException.Require(tau > 0 && double.IsFinite(tau), FormattableString.Invariant($"A temperature of {tau} is not possible; it must be above 0."));

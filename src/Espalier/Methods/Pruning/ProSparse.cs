@@ -25,7 +25,7 @@ public enum FeedForwardActivation
 /// <remarks>
 /// Song et al., "ProSparse". Three steps: (1) ReLU replaces the activation and training goes on; (2) an L1 penalty on
 /// x1 = act(x Wsᵀ) ∘ (x W1ᵀ) joins the loss, its factor rising along sine stages (<see cref="ActivationPenaltySchedule"/>,
-/// <see cref="ActivationTap"/>); (3) after training the threshold of the ReLU moves up to t (<see cref="ThresholdedGate"/>).
+/// <see cref="ActivationTap"/>); (3) after training the threshold of the ReLU moves up to t (<see cref="ApplyThreshold"/>).
 /// <see cref="SparseFeedForward"/> then computes active neurons only. The penalty is summed over neurons, averaged over
 /// tokens (a reconstruction: the paper leaves the reduction open) and summed over layers.
 /// Letters: N tokens, D hidden, F neurons.
@@ -37,53 +37,24 @@ public enum FeedForwardActivation
     Fits = "retraining: ReLU in place of the activation, staged L1 penalty on activations, thresholded ReLU; composes with weight pruning and quantisation")]
 public sealed partial class ProSparse
 {
-    /// <summary>λ_S, the last and largest factor of the penalty. Depends on the model: start small and double it until sparsity moves.</summary>
-    public required double Peak
-    {
-        get;
-        init
-        {
-            EspalierException.Require(value > 0 && double.IsFinite(value), $"A penalty of {value} is not possible; it is a positive number, such as 0.05.");
-            field = value;
-        }
-    }
-
-    /// <summary>t, the threshold of the ReLU after training; 0.01 as published (0.005 to 0.03 for 7 billion parameters; small models have other scales).</summary>
-    public double Threshold
-    {
-        get;
-        init
-        {
-            RequireThreshold(value);
-            field = value;
-        }
-    } = 0.01;
-
-    /// <summary>The schedule of the penalty for a run of so many steps, with the shares that suit small models.</summary>
-    /// <param name="steps">All steps of the run.</param>
-    public ActivationPenaltySchedule Schedule(long steps) => ActivationPenaltySchedule.ForSteps(steps, Peak);
-
     /// <summary>Step 1: the same model with ReLU in every feed-forward part. Load the weights with it, and train on.</summary>
-    public static ModelConfig Substitute(ModelConfig config) => config with { Activation = "relu" };
+    public static ModelConfig Substitute(ModelConfig config) => config.WithActivation("relu");
 
     /// <summary>Step 2: a tap on the last map of every block's feed-forward part, in order; dispose them when training ends.</summary>
     public static IReadOnlyList<ActivationTap> Watch(IEnumerable<DecoderBlock> blocks) => [.. blocks.Select(b => new ActivationTap(b.Linears[^1].Linear))];
 
-    /// <summary>Step 3: the thresholded ReLU in every block of a ReLU model. The weights stay as they are.</summary>
+    /// <summary>Step 3: the thresholded ReLU in every block of a ReLU model, in memory and in its configuration. The weights stay as they are.</summary>
     /// <param name="model">A model whose activation is ReLU.</param>
-    /// <param name="threshold">t, 0 or more.</param>
-    /// <exception cref="EspalierException">When the activation is another, or a gate has an adapter already.</exception>
+    /// <param name="threshold">t, 0 or more; 0 leaves ReLU.</param>
+    /// <exception cref="EspalierException">When the activation is another.</exception>
     public static void ApplyThreshold(LanguageModel model, double threshold)
     {
         RequireThreshold(threshold);
         EspalierException.Require(model.Config.Activation == "relu",
             $"The model's activation is {model.Config.Activation}, and only a ReLU has a threshold to move; train it with ReLU first (ProSparse.Substitute).");
-        foreach (DecoderBlock block in model.Blocks)
+        if (threshold > 0)
         {
-            // The first map of the stage before the last: the gate, or the only map of a part without one.
-            BlockLinear gate = block.Linears.First(l => l.Stage == block.Linears[^1].Stage - 1);
-            EspalierException.Require(gate.Linear.Adapter is null or ThresholdedGate, $"{gate.Name} has an adapter; merge it before the threshold is moved.");
-            gate.Linear.Adapter = new ThresholdedGate(threshold);
+            model.SetActivation(Activations.FatReluName, threshold);
         }
     }
 
@@ -116,7 +87,7 @@ public sealed partial class ProSparse
         using var scope = NewDisposeScope();
         return (activation switch
         {
-            FeedForwardActivation.FatRelu => z.masked_fill(z.lt(threshold), 0),
+            FeedForwardActivation.FatRelu => Activations.FatRelu(z, threshold),
             FeedForwardActivation.Silu => z.silu(),
             _ => z.relu(),
         }).MoveToOuterDisposeScope();

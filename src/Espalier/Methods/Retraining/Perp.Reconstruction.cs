@@ -36,7 +36,7 @@ public sealed partial class Perp
         if (kept)
         {
             subset.Merge(context.Progress);
-            RequireZeros([context.Block], context.Masks);
+            KeptZeros.Require([context.Block], context.Masks, "perp");
         }
         else
         {

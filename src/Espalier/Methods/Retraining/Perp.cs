@@ -91,6 +91,10 @@ public sealed partial class Perp : IRetraining, IBlockRepair
         init => field = Checked(value, value is null or >= 2, "sequence length", "at least 2");
     }
 
+    /// <inheritdoc/>
+    /// <remarks>Under the subset full gradients, AdamW's two moments and the loop's last good copy stand beside every weight.</remarks>
+    public int BytesPerParameter => Subset.HasFlag(Subset.Full) ? 20 : 8;
+
     /// <summary>AdamW's decoupled weight decay. Default 0 (the official one).</summary>
     /// <exception cref="EspalierException">When negative.</exception>
     public double WeightDecay
@@ -145,7 +149,7 @@ public sealed partial class Perp : IRetraining, IBlockRepair
         };
         TrainingResult result = TrainingLoop.HasState(context.StateFolder) ? loop.Resume(context.Cancellation) : loop.Run(context.Cancellation);
         subset.Merge(context.Progress);
-        RequireZeros(context.Model.Blocks, context.Masks);
+        KeptZeros.Require(context.Model.Blocks, context.Masks, "perp");
         return new RetrainingResult(subset.Count, result.Losses, result.Seconds, new Dictionary<string, long>(subset.Groups));
     }
 
@@ -160,31 +164,12 @@ public sealed partial class Perp : IRetraining, IBlockRepair
             "The subset full already trains every weight, so adapters beside it make no sense; name full alone.");
     }
 
-    /// <summary>Everything that is trained directly and was pruned (subset full) keeps its zeros by mask, in the layout of the stored weight.</summary>
-    private Dictionary<string, Tensor>? MasksOf(IEnumerable<DecoderBlock> blocks, IReadOnlyDictionary<string, SparsityMask> masks) => !Subset.HasFlag(Subset.Full)
-        ? null
-        : blocks.SelectMany(b => b.Linears).Where(l => masks.ContainsKey(l.Name)).ToDictionary(l => l.Name, l =>
-        {
-            Tensor keep = masks[l.Name].ToTensor(l.Linear.weight.device);
-            return l.Linear.Layout is WeightLayout.OutIn ? keep : keep.t().contiguous();
-        });
-
-    private static void RequireZeros(IEnumerable<DecoderBlock> blocks, IReadOnlyDictionary<string, SparsityMask> masks)
-    {
-        foreach (BlockLinear linear in blocks.SelectMany(b => b.Linears).Where(l => masks.ContainsKey(l.Name)))
-        {
-            using var scope = NewDisposeScope();
-            long revived = masks[linear.Name].Revived(linear.Linear.Matrix.detach());
-            EspalierException.Require(revived == 0, $"{revived} pruned weights of {linear.Name} came back to life in retraining; this is a fault of perp, please report it.");
-        }
-    }
+    /// <summary>Everything that is trained directly and was pruned (subset full) keeps its zeros by mask.</summary>
+    private Dictionary<string, Tensor>? MasksOf(IEnumerable<DecoderBlock> blocks, IReadOnlyDictionary<string, SparsityMask> masks) =>
+        Subset.HasFlag(Subset.Full) ? KeptZeros.Masks(blocks, masks) : null;
 
     private void RequireMergeable() => EspalierException.Require(AdapterKind is not Subset.Lora,
         "Plain LoRA cannot be folded into pruned weights without filling their zeros, so the result could not be written; use the subset mask_lora, which merges exactly, or lora_prune.");
 
-    private static T Checked<T>(T value, bool holds, string what, string wanted)
-    {
-        EspalierException.Require(holds, string.Create(CultureInfo.InvariantCulture, $"A {what} of {value} is not possible for perp; it must be {wanted}."));
-        return value;
-    }
+    private static T Checked<T>(T value, bool holds, string what, string wanted) => OptionCheck.Checked(value, holds, "perp", what, wanted);
 }

@@ -38,7 +38,7 @@ public sealed class ProSparseTests
     {
         var schedule = new ActivationPenaltySchedule([0.1, 0.5, 0.5], [10, 20, 40], 0);
         Enumerable.Range(20, 30).ShouldAllBe(t => Math.Abs(schedule.Factor(t) - 0.5) < 1e-12);
-        ActivationPenaltySchedule small = new ProSparse { Peak = 0.4 }.Schedule(100);
+        ActivationPenaltySchedule small = new ProSparse { Peak = 0.4, Stages = PenaltyStages.Small }.Schedule(100, 40);
         small.Factor(20).ShouldBe(0);
         small.Factor(21).ShouldBe(small.Peaks[0]);
         small.Factor(55).ShouldBe(0.1, 1e-12);

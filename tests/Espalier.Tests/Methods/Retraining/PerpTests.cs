@@ -5,38 +5,13 @@ using Espalier.Runtime;
 using Espalier.Sparsity;
 using Espalier.Tests.Models;
 using Espalier.Training;
+using static Espalier.Tests.Methods.Retraining.TinyRetraining;
 using static TorchSharp.torch;
 
 namespace Espalier.Tests.Methods.Retraining;
 
 public sealed class PerpTests
 {
-    /// <summary>Prunes half of every linear map of the blocks, in place.</summary>
-    private static Dictionary<string, SparsityMask> Prune(IEnumerable<DecoderBlock> blocks)
-    {
-        var masks = new Dictionary<string, SparsityMask>();
-        foreach (BlockLinear linear in blocks.SelectMany(b => b.Linears))
-        {
-            using var scope = NewDisposeScope();
-            Tensor matrix = linear.Linear.Matrix.detach();
-            Tensor keep = MaskSelection.KeepLargestPerRow(matrix.abs(), 0.5, linear.Name);
-            linear.Linear.SetMatrix(MaskSelection.Apply(matrix, keep));
-            masks[linear.Name] = SparsityMask.FromTensor(keep);
-        }
-
-        return masks;
-    }
-
-    private static RetrainingContext Context(LanguageModel model, IReadOnlyDictionary<string, SparsityMask> masks, string folder, IProgressSink? progress = null) => new()
-    {
-        Model = model,
-        Masks = masks,
-        Batches = (step, micro) => TinyModels.Ids(model.Config, 2, 12, step % 3),
-        Seed = new Seed(1),
-        StateFolder = folder,
-        Progress = progress ?? SilentProgress.Instance,
-    };
-
     [Theory]
     [InlineData("opt", Subset.Biases)]
     [InlineData("opt", Subset.Biases | Subset.Norms)]
@@ -110,47 +85,13 @@ public sealed class PerpTests
     }
 
     [Fact]
-    public void An_interrupted_retraining_ends_with_the_same_bytes()
+    public void An_interrupted_retraining_ends_with_the_same_bytes() => ResumesToTheByte((state, stop) =>
     {
-        using var scope = NewDisposeScope();
-        using var folder = new TemporaryFolder();
-        byte[] whole = Train(folder["whole"], null), resumed;
-        using (var stop = new CancellationTokenSource())
-        {
-            Should.Throw<OperationCanceledException>(() => Train(folder["cut"], stop));
-            resumed = Train(folder["cut"], null);
-        }
-
-        resumed.ShouldBe(whole);
-
-        byte[] Train(string state, CancellationTokenSource? stop)
-        {
-            Directory.CreateDirectory(state);
-            using LanguageModel model = TinyModels.Create("llama");
-            Dictionary<string, SparsityMask> masks = Prune(model.Blocks);
-            RetrainingContext context = Context(model, masks, state);
-            var counted = new RetrainingContext
-            {
-                Model = model,
-                Masks = masks,
-                Batches = (step, micro) =>
-                {
-                    if (step == 3)
-                    {
-                        stop?.Cancel();
-                    }
-
-                    return context.Batches(step, micro);
-                },
-                Seed = context.Seed,
-                StateFolder = state,
-                Progress = SilentProgress.Instance,
-                Cancellation = stop?.Token ?? default,
-            };
-            new Perp { Subset = Subset.Norms | Subset.MaskLora, Rank = 2, Steps = 8, Batch = 2 }.Retrain(counted);
-            return [.. model.Tensors.SelectMany(t => t.Value.detach().contiguous().bytes.ToArray())];
-        }
-    }
+        using LanguageModel model = TinyModels.Create("llama");
+        Dictionary<string, SparsityMask> masks = Prune(model.Blocks);
+        new Perp { Subset = Subset.Norms | Subset.MaskLora, Rank = 2, Steps = 8, Batch = 2 }.Retrain(Context(model, masks, state, stop: stop));
+        return TinyRetraining.Bytes(model);
+    });
 
     [Theory]
     [InlineData(Subset.Norms | Subset.MaskLora)]
