@@ -16,6 +16,9 @@ public sealed class ScatterChart : Chart
 {
     private const double Height = 340, Radius = 5;
 
+    // What differs by less than this share of itself is not drawn far apart.
+    private const double LeastSpan = 0.1;
+
     /// <summary>The points.</summary>
     public required IReadOnlyList<ScatterPoint> Points { get; init; }
 
@@ -59,7 +62,8 @@ public sealed class ScatterChart : Chart
     {
         var svg = new Svg(width, Height);
         ScatterPoint[] shown = Shown, front = OnFront;
-        double lowX = shown.Min(p => p.X - Bar(p.XError)), highX = shown.Max(p => p.X + Bar(p.XError)), room = (highX - lowX) * 0.06;
+        double lowX = shown.Min(p => p.X - Bar(p.XError)), highX = shown.Max(p => p.X + Bar(p.XError));
+        double room = Math.Max((highX - lowX) * 0.06, ((Math.Max(Math.Abs(lowX), Math.Abs(highX)) * LeastSpan) - (highX - lowX)) / 2);
         double[] ys = [.. shown.SelectMany(p => new[] { Low(p), p.Y + Bar(p.YError) }), .. Reference is { } r ? [r.Y] : Array.Empty<double>()];
         Axis x = Axis.Exact(lowX - room, highX + room, Plane.Left, width - Plane.Right, width < 500 ? 4 : 8);
         Axis y = Logarithmic ? Axis.Logarithmic(ys.Min(), ys.Max(), Height - Plane.Bottom, Plane.Top) : Axis.Linear(ys.Min(), ys.Max(), Height - Plane.Bottom, Plane.Top);
@@ -75,7 +79,7 @@ public sealed class ScatterChart : Chart
             svg.Polyline(front.Select(p => (x.At(p.X), y.At(p.Y))), $"line {Svg.ToneClass(Tone.Leaf)}");
         }
 
-        var taken = new List<Box>([.. shown.Select(p => new Box(x.At(p.X) - Radius, y.At(p.Y) - Radius, 2 * Radius, 2 * Radius))]);
+        var taken = shown.SelectMany(p => Boxes(p, x, y)).ToList();
         foreach (ScatterPoint point in shown)
         {
             DrawPoint(svg, point, x, y, front.Contains(point));
@@ -105,6 +109,13 @@ public sealed class ScatterChart : Chart
         }
 
         svg.Dot(atX, atY, Radius, $"dot shown {tone}", $"{point.Name}: {YLabel} {Axis.Label(point.Y)}{Within(point.YError)}, {XLabel} {Axis.Label(point.X)}{Within(point.XError)}");
+    }
+
+    // What no name may cover: the point and its bars.
+    private IEnumerable<Box> Boxes(ScatterPoint p, Axis x, Axis y)
+    {
+        double left = x.At(p.X - Bar(p.XError)), right = x.At(p.X + Bar(p.XError)), top = y.At(p.Y + Bar(p.YError)), bottom = y.At(Low(p));
+        return [new(x.At(p.X) - Radius, y.At(p.Y) - Radius, 2 * Radius, 2 * Radius), new(left, y.At(p.Y) - 1, right - left, 2), new(x.At(p.X) - 1, top, 2, bottom - top)];
     }
 
     // The first place beside the point where its name covers no point and no other name.

@@ -11,14 +11,14 @@ public static class ComparisonPage
     /// <summary>The headings of the table.</summary>
     public static IReadOnlyList<Column> Headings { get; } =
     [
-        new("plan"), new("perplexity", Numeric: true), new("log rise", Numeric: true), new("zero", Numeric: true), new("nonzero", Numeric: true), new("trained", Numeric: true),
+        new("plan"), new("perplexity", Numeric: true), new("log rise", Numeric: true), new("zero", Numeric: true), new("trained", Numeric: true),
         new("speed", Numeric: true), new("seconds", Numeric: true), new("against the best"),
     ];
 
     /// <summary>The rows of the table: the dense model, then the plans, the best first.</summary>
     public static IEnumerable<IReadOnlyList<string>> Rows(ComparisonReport report)
     {
-        yield return ["dense", PruningReportPage.Format(report.Dense.Perplexity), "", "", "", "", "", "", ""];
+        yield return ["dense", PruningReportPage.Format(report.Dense.Perplexity), "", "", "", "", "", ""];
         foreach (PlanResult plan in report.Plans)
         {
             yield return
@@ -27,7 +27,6 @@ public static class ComparisonPage
                 Cell(plan, Metric.Perplexity, PruningReportPage.Format),
                 Cell(plan, Metric.LogRise, v => v.ToString("0.000", CultureInfo.InvariantCulture)),
                 Cell(plan, Metric.Sparsity, PruningReportPage.Percent),
-                Cell(plan, Metric.Nonzero, Count),
                 Cell(plan, Metric.Trained, Count),
                 Cell(plan, Metric.SpeedUp, v => v.ToString("0.00×", CultureInfo.InvariantCulture)),
                 Cell(plan, Metric.Seconds, v => v.ToString("0.0", CultureInfo.InvariantCulture)),
@@ -38,7 +37,7 @@ public static class ComparisonPage
 
     /// <summary>What the table's figures are.</summary>
     public static string Legend(ComparisonReport report) =>
-        $"Mean{(report.Seeds.Count > 1 ? " ± half of the 95 % interval" : "")} over {Seeds(report)}. Log rise: ln(perplexity / dense perplexity). Speed: forward passes against the dense model, in turns. Seconds: without measuring.";
+        $"Mean{(report.Seeds.Count > 1 ? " ± half of the 95 % interval" : "")} over {Seeds(report)}. Log rise: ln(perplexity / dense perplexity). Speed: forward passes against the dense model, in turns. Seconds: without measuring. Against the best: the paired difference of log-perplexity.";
 
     /// <summary>The result in one sentence.</summary>
     public static string Headline(ComparisonReport report)
@@ -67,17 +66,27 @@ public static class ComparisonPage
         }
 
         page = page.Section("The plans", Legend(report), new DataTable(Headings, [.. Rows(report)]))
-            .Section("What quality costs", "Lower is better in all pictures. The line joins the plans that no other beats in both figures; it is drawn through means, and bars are 95 % intervals over seeds.",
-                Chart(report, "Perplexity against size", Metric.Nonzero, "parameters that are not zero", Goal.Lower, "A model of fewer parameters that are not zero is smaller only where zeros are stored packed."),
-                Chart(report, "Perplexity against speed", Metric.SpeedUp, "speed of a forward pass, dense model = 1", Goal.Higher, SpeedNote(report)),
-                Chart(report, "Perplexity against training", Metric.Trained, "trained parameters", Goal.Lower, null));
+            .Section("What quality costs", "Perplexity: lower is better. The line joins the plans that no other beats in both figures; it is drawn through means, and bars are 95 % intervals over seeds.", [.. Charts(report)]);
         return page.Add(new Details("Sizes", Sizes(report)))
             .Add(new Details("Seed by seed", BySeed(report)))
             .Add(new Details("Texts", DataTable.Of([new("model", report.Model), new("evaluation", report.Evaluation)], "what", "from")))
             .Add(new Details("The plans in full", [.. report.Plans.Select(p => new CodeBlock(p.Name, p.PlanYaml))]));
     }
 
-    private static ScatterChart Chart(ComparisonReport report, string title, string metric, string label, Goal goal, string? note)
+    private static IEnumerable<ScatterChart> Charts(ComparisonReport report)
+    {
+        yield return Chart(report, "Perplexity against size", Metric.Nonzero, "parameters that are not zero", Goal.Lower, "A model of fewer parameters that are not zero is smaller only where zeros are stored packed.");
+
+        // Masked weights are computed as any others: among models of one shape, speed has no front but noise.
+        bool shapes = report.Plans.Select(p => p.Mean(Metric.Parameters)).OfType<double>().Distinct().Count() > 1;
+        yield return Chart(report, "Perplexity against speed", Metric.SpeedUp, "speed of a forward pass, dense model = 1", shapes ? Goal.Higher : null, SpeedNote(report, shapes));
+        if (report.Plans.Any(p => p.Mean(Metric.Trained) > 0))
+        {
+            yield return Chart(report, "Perplexity against training", Metric.Trained, "trained parameters", Goal.Lower, null);
+        }
+    }
+
+    private static ScatterChart Chart(ComparisonReport report, string title, string metric, string label, Goal? goal, string? note)
     {
         PlanResult[] plans = [.. report.Plans.Where(p => p.Metrics.ContainsKey(metric))];
         double[] all = [.. plans.Select(p => p.Mean(Metric.Perplexity)!.Value), report.Dense.Perplexity];
@@ -94,18 +103,19 @@ public static class ComparisonPage
         };
     }
 
-    private static string? SpeedNote(ComparisonReport report)
+    private static string? SpeedNote(ComparisonReport report, bool shapes)
     {
         RunFigures[] figures = [.. report.Plans.SelectMany(p => p.Runs).Select(r => r.Figures).OfType<RunFigures>()];
+        string noise = shapes ? "" : " Zeros are computed as any other weights and no plan changes a shape, so what differs here is noise and no front is drawn.";
         return figures.FirstOrDefault(f => f.Speed is not null)?.Speed is { } s
-            ? $"Forward pass of {s.Batch} × {s.Tokens} tokens, median of {s.Repeats} in turns with the dense model. Masked weights are computed as any others, so only plans that change shapes can be faster; what is left is noise."
+            ? $"Forward pass of {s.Batch} × {s.Tokens} tokens, median of {s.Repeats} in turns with the dense model.{noise}"
             : figures.FirstOrDefault(f => f.SpeedNote is not null)?.SpeedNote is { } why ? $"Not measured: {why}." : null;
     }
 
     private static DataTable Sizes(ComparisonReport report) => new(
-        [new("plan"), new("parameters", Numeric: true), new("on disk", Numeric: true), new("packed, computed", Numeric: true), new("tokens/s", Numeric: true)],
+        [new("plan"), new("parameters", Numeric: true), new("not zero", Numeric: true), new("on disk", Numeric: true), new("packed, computed", Numeric: true), new("tokens/s", Numeric: true)],
         [.. report.Plans.Where(p => p.Metrics.Count > 0).Select(p => (IReadOnlyList<string>)
-            [p.Name, Cell(p, Metric.Parameters, Count), Cell(p, Metric.DiskBytes, Bytes), Cell(p, Metric.PackedBytes, Bytes), Cell(p, Metric.TokensPerSecond, Count)])],
+            [p.Name, Cell(p, Metric.Parameters, Count), Cell(p, Metric.Nonzero, Count), Cell(p, Metric.DiskBytes, Bytes), Cell(p, Metric.PackedBytes, Bytes), Cell(p, Metric.TokensPerSecond, Count)])],
         "Packed: the bytes of the values that are not zero and one bit for each place; computed, nothing is stored so.");
 
     private static DataTable BySeed(ComparisonReport report) => new(
@@ -121,7 +131,7 @@ public static class ComparisonPage
     private static string Against(PlanResult plan, ComparisonReport report) => plan.AgainstBest switch
     {
         null => plan == report.Plans[0] ? "the best" : "no seed in common",
-        { Low: { } low, High: { } high } a => string.Create(CultureInfo.InvariantCulture, $"{a.Verdict} ({a.Difference:+0.000;-0.000;0.000}, {low:+0.000;-0.000;0.000} to {high:+0.000;-0.000;0.000})"),
+        { High: { } high } a => string.Create(CultureInfo.InvariantCulture, $"{a.Verdict} ({a.Difference:+0.000;-0.000;0.000} ± {high - a.Difference:0.000})"),
         { } a => string.Create(CultureInfo.InvariantCulture, $"{a.Verdict} ({a.Difference:+0.000;-0.000;0.000}, one seed)"),
     };
 
