@@ -1,3 +1,5 @@
+using System.Security.Cryptography;
+using System.Text;
 using Espalier.Checkpoints;
 using Espalier.Data;
 using Espalier.Models;
@@ -8,12 +10,15 @@ namespace Espalier.Pruning;
 /// <summary>The texts of pruning jobs, cut into windows. What several jobs share (a tokeniser, windows of one draw) is read and drawn once.</summary>
 /// <param name="progress">Where progress is told.</param>
 /// <param name="cancellation">Ends the work early.</param>
-public sealed class PruneTexts(IProgressSink progress, CancellationToken cancellation = default)
+/// <param name="cache">Windows of earlier runs; null: the user's (<see cref="WindowCache.FromEnvironment"/>).</param>
+public sealed class PruneTexts(IProgressSink progress, CancellationToken cancellation = default, WindowCache? cache = null)
 {
     private const int LongestCalibration = 2048, LongestContext = 4096;
 
     private readonly Dictionary<string, Tokenizer> _tokenizers = [];
     private readonly Dictionary<object, long[][]> _windows = [];
+    private readonly Dictionary<string, string> _hashes = [];
+    private readonly WindowCache _cache = cache ?? WindowCache.FromEnvironment();
 
     /// <summary>The tokeniser of a model's folder.</summary>
     public Tokenizer Tokenizer(string folder) =>
@@ -36,7 +41,9 @@ public sealed class PruneTexts(IProgressSink progress, CancellationToken cancell
         return Drawn(("calibration", folder, data.Calibration, data.Samples, length, seed.Value), () =>
         {
             progress.Say($"Reading calibration text {data.Calibration}.");
-            return TokenWindows.ToArrays(CalibrationSampler.Sample(Open(data.Calibration!), Tokenizer(folder), data.Samples, length, seed, progress, cancellation));
+            TextDataset text = Open(data.Calibration!);
+            return _cache.Get(text, $"calibration of {data.Samples} x {length}, seed {seed.Value}, tokeniser {HashOf(folder)}", progress, sink =>
+                TokenWindows.ToArrays(CalibrationSampler.Sample(text, Tokenizer(folder), data.Samples, length, seed, sink, cancellation)));
         });
     }
 
@@ -51,10 +58,31 @@ public sealed class PruneTexts(IProgressSink progress, CancellationToken cancell
         return Drawn(("evaluation", folder, data.Evaluation, data.Windows, context), () =>
         {
             progress.Say($"Reading evaluation text {data.Evaluation}.");
-            return TokenWindows.ForPerplexity(Open(data.Evaluation!), Tokenizer(folder), context, data.Windows);
+            TextDataset text = Open(data.Evaluation!);
+            return _cache.Get(text, $"evaluation of {data.Windows} x {context}, tokeniser {HashOf(folder)}", progress, _ =>
+                TokenWindows.ForPerplexity(text, Tokenizer(folder), context, data.Windows));
         });
     }
 
     private long[][] Drawn(object draw, Func<long[][]> make) =>
         _windows.TryGetValue(draw, out long[][]? known) ? known : _windows[draw] = make();
+
+    // A hash over every file that may decide how the model's folder tokenises.
+    private string HashOf(string folder)
+    {
+        if (!_hashes.TryGetValue(folder, out string? known))
+        {
+            using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+            foreach (string path in CompanionFiles.All.Append("spiece.model").Select(n => Path.Combine(folder, n)).Where(File.Exists))
+            {
+                byte[] content = File.ReadAllBytes(path);
+                hash.AppendData(Encoding.UTF8.GetBytes($"{Path.GetFileName(path)} {content.Length}\n"));
+                hash.AppendData(content);
+            }
+
+            _hashes[folder] = known = Convert.ToHexStringLower(hash.GetHashAndReset());
+        }
+
+        return known;
+    }
 }

@@ -79,7 +79,7 @@ public sealed class ScatterChart : Chart
             svg.Polyline(front.Select(p => (x.At(p.X), y.At(p.Y))), $"line {Svg.ToneClass(Tone.Leaf)}");
         }
 
-        var taken = shown.SelectMany(p => Boxes(p, x, y)).ToList();
+        var taken = shown.SelectMany(p => Boxes(p, x, y)).Concat(front.Zip(front.Skip(1)).SelectMany(s => Along(s.First, s.Second, x, y))).ToList();
         foreach (ScatterPoint point in shown)
         {
             DrawPoint(svg, point, x, y, front.Contains(point));
@@ -116,6 +116,14 @@ public sealed class ScatterChart : Chart
     {
         double left = x.At(p.X - Bar(p.XError)), right = x.At(p.X + Bar(p.XError)), top = y.At(p.Y + Bar(p.YError)), bottom = y.At(Low(p));
         return [new(x.At(p.X) - Radius, y.At(p.Y) - Radius, 2 * Radius, 2 * Radius), new(left, y.At(p.Y) - 1, right - left, 2), new(x.At(p.X) - 1, top, 2, bottom - top)];
+    }
+
+    // The line between two members of the front, as small pieces.
+    private static IEnumerable<Box> Along(ScatterPoint from, ScatterPoint to, Axis x, Axis y)
+    {
+        const int Pieces = 60;
+        return Enumerable.Range(0, Pieces + 1).Select(i => i / (double)Pieces).Select(share =>
+            new Box(x.At(from.X) + (share * (x.At(to.X) - x.At(from.X))) - 1, y.At(from.Y) + (share * (y.At(to.Y) - y.At(from.Y))) - 1, 2, 2));
     }
 
     // The first place beside the point where its name covers no point and no other name.

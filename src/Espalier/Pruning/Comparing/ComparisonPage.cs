@@ -50,7 +50,7 @@ public static class ComparisonPage
 
         string[] equal = [.. report.Plans.Where(p => p.AgainstBest is { Verdict: "not distinguishable" }).Select(p => p.Name)];
         string near = equal.Length == 0 ? "" : $" With {Seeds(report)} {string.Join(", ", equal)} cannot be told from it.";
-        return $"{best.Name} keeps the most: perplexity {PruningReportPage.Format(perplexity)} (dense {PruningReportPage.Format(report.Dense.Perplexity)}).{near}";
+        return $"Best: {best.Name}, perplexity {PruningReportPage.Format(perplexity)} (dense {PruningReportPage.Format(report.Dense.Perplexity)}).{near}";
     }
 
     /// <summary>Makes the page.</summary>
