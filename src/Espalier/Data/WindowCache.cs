@@ -50,7 +50,7 @@ public sealed class WindowCache
         }
 
         // The module's id changes with every change of the code, the sampler's and the tokenisers' too.
-        string key = string.Join('\n', [$"{typeof(WindowCache).Module.ModuleVersionId}", dataset.Name, draw, .. dataset.Files.Select(Identity)]);
+        string key = string.Join('\n', [$"{typeof(WindowCache).Module.ModuleVersionId}", dataset.Name, draw, dataset.State]);
         string path = Path.Combine(Folder, $"{Hash(Encoding.UTF8.GetBytes(key))}.safetensors");
         if (Read(path, key) is not ({ } windows, { } warnings))
         {
@@ -66,13 +66,6 @@ public sealed class WindowCache
         }
 
         return windows;
-    }
-
-    // A snapshot's files are links into the hub's cache.
-    private static string Identity(string path)
-    {
-        FileSystemInfo target = File.ResolveLinkTarget(path, returnFinalTarget: true) ?? new FileInfo(Path.GetFullPath(path));
-        return FormattableString.Invariant($"{target.FullName} {new FileInfo(target.FullName).Length} {target.LastWriteTimeUtc.Ticks}");
     }
 
     private static (long[][] Windows, string[] Warnings)? Read(string path, string key)

@@ -95,6 +95,24 @@ public sealed class ComparisonTests
     }
 
     [Fact]
+    public async Task Retraining_is_counted_drawn_and_done_anew_when_its_text_changes()
+    {
+        using var files = new ComparisonFiles();
+        string study = files.Study("{ name: plain, prune: { criterion: magnitude, sparsity: 0.5 } }",
+            "{ name: trained, prune: { criterion: magnitude, sparsity: 0.5 }, retrain: { method: perp, subset: [norms], steps: 1, batch: 1, length: 16 } }");
+        ComparisonRequest request = ComparisonRequest.Read([study], nothing) with { Seeds = [0] };
+        ComparisonReport report = await Comparison.RunAsync(request, CPU, SilentProgress.Instance);
+        report.Plans.Single(p => p.Name == "trained").Mean(Metric.Trained)!.Value.ShouldBeGreaterThan(0);
+        report.Plans.Single(p => p.Name == "plain").Mean(Metric.Trained).ShouldBe(0);
+        File.ReadAllText(Path.Combine(files.Out, "compare.html")).ShouldContain("Perplexity against training");
+
+        File.SetLastWriteTimeUtc(files["text.jsonl"], DateTime.UtcNow.AddHours(-1));
+        var heard = new Heard();
+        await Comparison.RunAsync(request, CPU, heard);
+        heard.Said.Where(s => s.Contains("was run before", StringComparison.Ordinal)).ShouldHaveSingleItem().ShouldStartWith("plain");
+    }
+
+    [Fact]
     public async Task Kept_checkpoints_stay_and_are_made_where_they_had_been_removed()
     {
         using var files = new ComparisonFiles();

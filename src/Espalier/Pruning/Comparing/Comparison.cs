@@ -88,6 +88,12 @@ internal sealed class ComparisonRun(ComparisonRequest request, torch.Device devi
             fingerprint[$"{text} text"] = content;
         }
 
+        // Windows are known by their content; retraining text is not read before it is needed.
+        if (job.Data.TryGetValue("retraining", out string? training))
+        {
+            fingerprint["retraining files"] = _texts.Open(training).State;
+        }
+
         RunRecord? earlier = Known<RunRecord>(path);
         bool same = earlier is not null && Same(earlier.Fingerprint, fingerprint);
         if (same && earlier!.Figures is { } finished && (!request.Keep || Weights(folder).Any()))
