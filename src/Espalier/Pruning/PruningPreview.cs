@@ -150,7 +150,7 @@ public sealed class PruningPreview
 
     private static TimeSpan Estimate(PruningJob job, List<PlannedLayer> layers, ModelConfig config)
     {
-        double speed = MeasureSpeed();
+        double speed = Speed.Value;
         double weights = layers.Sum(l => (double)l.Rows * l.Columns);
         double tokens = job.Calibration.Length == 0 ? 0 : (double)job.Calibration.Length * job.Calibration[0].Length;
         double operations = job.Plan.NeedsActivations ? 2 * 2 * weights * tokens : 0;
@@ -174,6 +174,8 @@ public sealed class PruningPreview
 
         return TimeSpan.FromSeconds(seconds);
     }
+
+    private static readonly Lazy<double> Speed = new(MeasureSpeed);
 
     // Multiply-adds per second of this machine, from a product that takes a few milliseconds; half of it is what blocks reach.
     private static double MeasureSpeed()
