@@ -1,5 +1,6 @@
 using Espalier.Evaluation;
 using Espalier.Methods.Pruning;
+using Espalier.Pruning.Measuring;
 using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;

@@ -1,4 +1,5 @@
 using Espalier.Methods.Pruning;
+using Espalier.Pruning.Measuring;
 using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;

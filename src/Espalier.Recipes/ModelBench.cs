@@ -1,5 +1,6 @@
 using Espalier.Data;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
 using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
@@ -13,6 +14,9 @@ namespace Espalier.Recipes;
 /// </summary>
 public sealed class ModelBench : IDisposable
 {
+    /// <summary>The arm that is the model as it was; it needs no plan.</summary>
+    public const string DenseArm = "dense";
+
     /// <summary>The metric of every arm: perplexity on the held-out windows.</summary>
     public const string PerplexityMetric = "perplexity";
 
@@ -88,7 +92,7 @@ public sealed class ModelBench : IDisposable
 
     /// <summary>Prunes the model by the plan of every arm at every setting and measures perplexity and its rise over the dense model.</summary>
     /// <param name="experiment">The experiment; names the arms and the settings.</param>
-    /// <param name="plan">The plan of (arm, setting); null leaves the arm out there, and an arm named "dense" needs none.</param>
+    /// <param name="plan">The plan of (arm, setting); null leaves the arm out there, and <see cref="DenseArm"/> needs none.</param>
     /// <param name="more">Further figures of a pruned arm at a setting; null for none.</param>
     public IReadOnlyList<Measurement> Compare(
         Experiment experiment, Func<string, string, PruningPlan?> plan, Func<string, string, PrunedModel, IEnumerable<(string Metric, double Value)>>? more = null)
@@ -98,7 +102,7 @@ public sealed class ModelBench : IDisposable
         {
             foreach (string arm in experiment.Arms)
             {
-                if (arm == "dense")
+                if (arm == DenseArm)
                 {
                     Add(PerplexityMetric, Dense);
                 }

@@ -29,7 +29,7 @@ public sealed class PerpRecipe : Recipe
         {
             Name = Retraining,
             About = "Uniform layer-wise magnitude pruning at 80 %; 60 steps of 8 × 128 training tokens, AdamW, linear schedule with 10 % warm-up; perplexity on 64 held-out windows of 256 tokens. Learning rates: norms 1e-2, adapters (r 8, alpha 16) 3e-3, all 1e-3.",
-            Arms = ["dense", None, Norms, MaskLora, LoraPrune, Full],
+            Arms = [ModelBench.DenseArm, None, Norms, MaskLora, LoraPrune, Full],
             Metric = Metric,
         },
     ];
@@ -68,7 +68,7 @@ public sealed class PerpRecipe : Recipe
             using LanguageModel model = LanguageModel.Load(config, checkpoint, context.Device);
             if (trained is null)
             {
-                Measure("dense", model);
+                Measure(ModelBench.DenseArm, model);
             }
 
             Dictionary<string, SparsityMask> masks = PruneByMagnitude(model);

@@ -1,6 +1,7 @@
 using Espalier.Evaluation;
 using Espalier.Methods.Pruning;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
 using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;

@@ -67,8 +67,8 @@ public sealed record Experiment
     /// <summary>The figure that the comparison is drawn by, as in the measurements ("perplexity").</summary>
     public required string Metric { get; init; }
 
-    /// <summary>Whether a lower figure is better.</summary>
-    public bool LowerIsBetter { get; init; } = true;
+    /// <summary>Whether a lower figure is better; null where neither is and the figure only explains.</summary>
+    public bool? LowerIsBetter { get; init; } = true;
 }
 
 /// <summary>What a recipe is given.</summary>

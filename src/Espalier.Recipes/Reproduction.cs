@@ -31,7 +31,7 @@ public static class Reproduction
     {
         Recipe recipe = For(slug);
         Directory.CreateDirectory(folder);
-        string setting = $"{context.Size}: {string.Join(" | ", recipe.Experiments.Select(Identity))}";
+        string setting = $"{context.Size}: {string.Join(" | ", recipe.Experiments.Select(e => $"{e.Name}: {e.About}"))} Code {Code}.";
         var measured = new Dictionary<long, IReadOnlyList<Measurement>>();
         foreach (long seed in seeds)
         {
@@ -60,8 +60,8 @@ public static class Reproduction
 
     private static JsonSerializerOptions Json { get; } = new() { WriteIndented = true };
 
-    // What a finished seed must have in common with the recipe to be taken as it is.
-    private static string Identity(Experiment e) => $"{e.Name}: {e.About} {string.Join(", ", e.Arms)} at {string.Join(", ", e.Settings)}";
+    // A finished seed is taken as it is only where the same code would measure it again.
+    private static string Code { get; } = $"{typeof(Recipe).Module.ModuleVersionId:N} {typeof(Perplexity).Module.ModuleVersionId:N}";
 
     private static ReproductionReport Summarise(string slug, Recipe recipe, RecipeResults results, RecipeSize size)
     {

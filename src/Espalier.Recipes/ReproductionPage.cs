@@ -29,7 +29,7 @@ public static class ReproductionPage
             Experiment experiment = summary.Experiment;
             page = page.Section(Sentence(experiment.Name), experiment.About,
                 [
-                    new Paragraph($"{Sentence(experiment.Metric)}; {(experiment.LowerIsBetter ? "lower" : "higher")} is better; mean and 95 % interval over {Seeds(report)}."),
+                    new Paragraph($"{Sentence(experiment.Metric)}; {Better(experiment)}mean and 95 % interval over {Seeds(report)}."),
                     .. Charts(summary),
                     new DataTable([.. Headings(summary)], [.. Rows(summary)]),
                 ]);
@@ -50,20 +50,22 @@ public static class ReproductionPage
             }
 
             Column[] headings = [.. Headings(summary)];
-            lines.AddRange([$"| {string.Join(" | ", headings.Select(h => h.Heading))} |", $"|{string.Concat(headings.Select(h => h.Numeric ? "---:|" : "---|"))}"]);
-            lines.AddRange(Rows(summary).Select(r => $"| {string.Join(" | ", r)} |"));
+            lines.AddRange([Line(headings.Select(h => h.Heading)), $"|{string.Concat(headings.Select(h => h.Numeric ? "---:|" : "---|"))}"]);
+            lines.AddRange(Rows(summary).Select(Line));
             lines.Add("");
         }
 
         if (report.Checks.Count > 0)
         {
             lines.AddRange(["| effect | measured | needed | |", "|---|---:|---:|---|"]);
-            lines.AddRange(report.Checks.Select(c => $"| {c.Statement} | {c.Measured} | {c.Needed} | {(c.Holds ? "holds" : "**fails**")} |"));
+            lines.AddRange(report.Checks.Select(c => Line([c.Statement, c.Measured, c.Needed, c.Holds ? "holds" : "**fails**"])));
             lines.Add("");
         }
 
         lines.Add($"Verdict: **{report.Verdict}** ({report.Size}, {Seeds(report)}; {report.Machine["processor"]}, {report.Machine["cores"]} cores).");
         return string.Join("\n", lines) + "\n";
+
+        static string Line(IEnumerable<string> cells) => $"| {string.Join(" | ", cells.Select(c => c.Replace("|", "\\|", StringComparison.Ordinal)))} |";
     }
 
     /// <summary>The headings of an experiment's table: the setting where there are several, the arm, the metrics.</summary>
@@ -98,12 +100,14 @@ public static class ReproductionPage
         Bars = [.. from arm in setting.Arms
                    where arm.Metrics.ContainsKey(experiment.Metric)
                    let metric = arm.Metrics[experiment.Metric]
-                   select new Bar(arm.Arm, metric.Mean, Shown: Number.Text(metric.Mean), Error: metric.HalfWidth)],
+                   select new Bar(arm.Arm, metric.Mean, arm.Arm == ModelBench.DenseArm ? Tone.Stone : Tone.Leaf, Shown: Number.Text(metric.Mean), Error: metric.HalfWidth)],
     };
 
     // A metric of an arm: the mean, with the deviation over seeds where there is one.
     private static string Cell(ArmSummary arm, string metric) => !arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? ""
-        : m.StandardDeviation is > 0 and var deviation ? $"{Number.Text(m.Mean)} ± {Number.Text(deviation)}" : Number.Text(m.Mean);
+        : m.StandardDeviation is { } deviation && deviation > 1e-9 * Math.Abs(m.Mean) ? $"{Number.Text(m.Mean)} ± {Number.Text(deviation)}" : Number.Text(m.Mean);
+
+    private static string Better(Experiment experiment) => experiment.LowerIsBetter is { } lower ? $"{(lower ? "lower" : "higher")} is better; " : "";
 
     private static string Seeds(ReproductionReport report) => $"seed{(report.Seeds.Count == 1 ? "" : "s")} {string.Join(", ", report.Seeds)}";
 

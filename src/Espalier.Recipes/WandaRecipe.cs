@@ -9,7 +9,7 @@ namespace Espalier.Recipes;
 [Reproduces("wanda")]
 public sealed class WandaRecipe : Recipe
 {
-    private const string Magnitude = "magnitude", Wanda = "wanda", OutputError = "output error";
+    private const string Magnitude = "magnitude", ByRows = "magnitude, rows", Wanda = "wanda", OutputError = "output error";
 
     private static readonly Experiment Synthetic = new()
     {
@@ -23,8 +23,8 @@ public sealed class WandaRecipe : Recipe
     private static readonly Experiment Language = new()
     {
         Name = "language model",
-        About = "Magnitude ranked within layers, Wanda within rows, both one-shot; 32 calibration windows of 256 tokens, block after block; perplexity on 64 held-out windows of 256 tokens.",
-        Arms = ["dense", Magnitude, Wanda],
+        About = "Magnitude ranked within layers (the published baseline) and within rows, Wanda within rows, all one-shot; 32 calibration windows of 256 tokens, block after block; perplexity on 64 held-out windows of 256 tokens.",
+        Arms = [ModelBench.DenseArm, Magnitude, ByRows, Wanda],
         Settings = ["60 %", "70 %", "80 %", "2:4"],
         Metric = ModelBench.PerplexityMetric,
     };
@@ -35,7 +35,7 @@ public sealed class WandaRecipe : Recipe
         About = "The largest input norm of a linear map of the dense model over the median one, averaged over the blocks: the larger, the more a criterion gains that looks at inputs. The maps of a Llama block that read an input of their own; k and v read q's, up reads gate's.",
         Arms = ["q_proj", "o_proj", "gate_proj", "down_proj"],
         Metric = "largest over median input norm",
-        LowerIsBetter = false,
+        LowerIsBetter = null,
     };
 
     /// <inheritdoc/>
@@ -62,11 +62,7 @@ public sealed class WandaRecipe : Recipe
         return
         [
             .. RunSynthetic(seed),
-            .. bench.Compare(Language, (arm, setting) => new PruningPlan
-            {
-                Criterion = arm == Wanda ? new Methods.Pruning.Wanda() : new Methods.Pruning.Magnitude(),
-                Pattern = ModelBench.PatternOf(setting),
-            }),
+            .. bench.Compare(Language, PlanOf),
             .. RunUnevenness(bench),
         ];
     }
@@ -78,6 +74,16 @@ public sealed class WandaRecipe : Recipe
         Check.AtMost("language model, 70 %: rise of log-perplexity of Wanda over magnitude's", results.At(Language.Name, "70 %").Ratio(ModelBench.Rise, Wanda, Magnitude), 0.97),
         Check.AtMost("language model, 80 %: rise of log-perplexity of Wanda over magnitude's", results.At(Language.Name, "80 %").Ratio(ModelBench.Rise, Wanda, Magnitude), 0.85),
     ];
+
+    // An N:M pattern ranks within groups, so rows change nothing there.
+    private static PruningPlan? PlanOf(string arm, string setting)
+    {
+        Pattern pattern = ModelBench.PatternOf(setting);
+        ICriterion criterion = arm == Wanda ? new Methods.Pruning.Wanda() : new Methods.Pruning.Magnitude();
+        return arm != ByRows ? new PruningPlan { Criterion = criterion, Pattern = pattern }
+            : pattern is Pattern.UnstructuredPattern ? new PruningPlan { Criterion = criterion, Pattern = Pattern.Unstructured(pattern.Sparsity, Scope.Row) }
+            : null;
+    }
 
     private static List<Measurement> RunSynthetic(Seed seed)
     {

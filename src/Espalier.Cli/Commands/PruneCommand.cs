@@ -8,18 +8,25 @@ namespace Espalier.Cli.Commands;
 internal sealed class PruneCommand : EspalierCommand
 {
     private readonly Argument<string> _model = new("model") { Description = "A checkpoint folder, a hub id (org/name[@revision]), or a plan (*.yaml)." };
-    private readonly Option<bool> _dryRun = new("--dry-run") { Description = "Show the plan and try one block of each kind, then stop." };
+    private readonly Option<bool> _dryRun = new("--dry-run") { Description = "Show the plan and try one block of each kind (structured: what would be cut where), then stop." };
     private readonly Option<bool> _fresh = new("--fresh") { Description = "Start over where an unfinished run lies in the output folder." };
 
     // The words of the command line and where they stand in a plan.
     private readonly (Option<string?> Option, string Path)[] _words =
     [
         (new("--criterion") { Description = "The importance of weights: magnitude, wanda, sparsegpt, … (`espalier methods criterion`). Default wanda." }, "prune.criterion"),
-        (new("--sparsity") { Description = "The share of weights to remove, for example 0.5." }, "prune.sparsity"),
-        (new("--pattern") { Description = "unstructured, or N:M such as 2:4 (two of every four stay). Default unstructured." }, "prune.pattern"),
+        (new("--sparsity") { Description = "The share of weights (structured: of the blocks' parameters) to remove, for example 0.5." }, "prune.sparsity"),
+        (new("--pattern") { Description = "unstructured; structured (cuts whole units: a smaller dense model); or N:M such as 2:4 (two of every four stay). Default unstructured." }, "prune.pattern"),
+        (new("--units") { Description = "Structured: what a share is taken from: heads,neurons (default); heads; neurons; channels; layers." }, "prune.pattern.units"),
+        (new("--hidden") { Description = "Structured, instead of a sparsity: the width to end with." }, "prune.pattern.hidden"),
+        (new("--neurons") { Description = "Structured: the neurons that every block ends with." }, "prune.pattern.neurons"),
+        (new("--heads") { Description = "Structured: the query heads that every block ends with, in whole key-value groups." }, "prune.pattern.heads"),
+        (new("--kv-heads") { Description = "Structured: the key-value heads that every block ends with." }, "prune.pattern.key_value_heads"),
+        (new("--layers") { Description = "Structured: the blocks to end with." }, "prune.pattern.layers"),
+        (new("--round") { Description = "Structured: widths become multiples of this; 1 rounds nothing. Default 64, 16 or 8 by width." }, "prune.pattern.round"),
         (new("--scope") { Description = "Which weights are ranked together: default (the criterion's own), layer, row, global." }, "prune.scope"),
-        (new("--allocator") { Description = "How much each layer gives. Default uniform." }, "prune.allocator"),
-        (new("--repair") { Description = "Weight changes after pruning, one or several apart by commas: sparsegpt, dsnot, perp (layer-wise reconstruction); none." }, "prune.repair"),
+        (new("--allocator") { Description = "How much each layer gives. Default uniform; structured also global, flap." }, "prune.allocator"),
+        (new("--repair") { Description = "Weight changes after pruning, one or several apart by commas: sparsegpt, dsnot, flap (biases), perp (layer-wise reconstruction); none." }, "prune.repair"),
         (new("--calibration") { Description = $"Text to calibrate (and retrain) on: {Inputs.DataForms}." }, "data.calibration"),
         (new("--train-data") { Description = "Text to retrain on; default the calibration text." }, "data.train"),
         (new("--evaluation") { Description = "Text to measure perplexity on, before and after." }, "data.evaluation"),
@@ -40,6 +47,7 @@ internal sealed class PruneCommand : EspalierCommand
         (new("--out") { Description = "The output folder." }, "out"),
     ];
 
+    private readonly Option<bool> _uniform = new("--uniform") { Description = "Structured: all blocks end alike, so that every program loads the result." };
     private readonly Option<string[]> _prompts = new("--prompt") { Description = "A text to continue before and after, for the report; may be given several times." };
 
     public PruneCommand()
@@ -49,6 +57,8 @@ internal sealed class PruneCommand : EspalierCommand
             "espalier prune meta-llama/Llama-3.2-1B --sparsity 0.5 --calibration Salesforce/wikitext:wikitext-2-v1:validation --out ./llama-50",
             "espalier prune MODEL --criterion wanda --sparsity 0.5 --calibration stanfordnlp/imdb:plain_text:train --samples 64 --retrain perp --subset norms,masklora --steps 200 --seed 0 --out DIR",
             "espalier prune MODEL --criterion sparsegpt --pattern 2:4 --calibration texts.jsonl --memory 8GB --out DIR --dry-run",
+            "espalier prune MODEL --criterion flap --pattern structured --sparsity 0.2 --uniform --calibration texts.jsonl --out DIR",
+            "espalier prune MODEL --criterion minitron --pattern structured --hidden 144 --neurons 256 --layers 4 --calibration texts.jsonl --out DIR --dry-run",
             "espalier prune plan.yaml --seed 1 --out ./again")
     {
         Add(_model);
@@ -57,6 +67,7 @@ internal sealed class PruneCommand : EspalierCommand
             Add(option);
         }
 
+        Add(_uniform);
         Add(_prompts);
         Add(_dryRun);
         Add(_fresh);
@@ -71,14 +82,11 @@ internal sealed class PruneCommand : EspalierCommand
         {
             if (parsed.GetValue(option) is { } value)
             {
-                // "retrain: perp" with --steps 200 becomes a map that names the method.
-                string section = path.Split('.')[0];
-                plan = section == "retrain" && plan.Values.GetValueOrDefault(section) is string method
-                    ? plan.With(section, new Dictionary<string, object?> { ["method"] = method })
-                    : plan;
-                plan = plan.With(path, value);
+                plan = Put(plan, path, value);
             }
         }
+
+        plan = parsed.GetValue(_uniform) ? Put(plan, "prune.pattern.uniform", "true") : plan;
 
         if (parsed.GetValue(_prompts) is { Length: > 0 } prompts)
         {
@@ -88,6 +96,11 @@ internal sealed class PruneCommand : EspalierCommand
         if (plan.Values.GetValueOrDefault("retrain") is IReadOnlyDictionary<string, object?> retrain && !retrain.ContainsKey("method"))
         {
             throw new EspalierException($"--{retrain.Keys.First().Replace("learning_rate", "lr", StringComparison.Ordinal)} belongs to retraining, but no method was named; add --retrain perp.");
+        }
+
+        if (plan.At("prune.pattern") is IReadOnlyDictionary<string, object?> pattern && !pattern.ContainsKey("method"))
+        {
+            throw new EspalierException($"--{pattern.Keys.First().Replace("key_value_heads", "kv-heads", StringComparison.Ordinal)} belongs to structured pruning, but the pattern was not named; add --pattern structured.");
         }
 
         EspalierException.Require(plan.Values.ContainsKey("out"), "The output folder is missing; name it with --out DIR (or `out:` in the plan).");
@@ -102,7 +115,7 @@ internal sealed class PruneCommand : EspalierCommand
         if (parsed.GetValue(_dryRun))
         {
             IReadOnlyList<BlockReport> tried = await Pruner.TryAsync(job, context.Progress, cancellation).ConfigureAwait(false);
-            context.Show(new { preview.Prunable, preview.Parameters, preview.PeakBytes, seconds = preview.Time.TotalSeconds, preview.Layers, tried }, () => PruningText.ShowTrial(context, tried));
+            context.Show(new { preview.Prunable, preview.Parameters, preview.PeakBytes, seconds = preview.Time.TotalSeconds, preview.Layers, preview.Structure, tried }, () => PruningText.ShowTrial(context, tried));
             return ExitCode.Success;
         }
 
@@ -110,5 +123,13 @@ internal sealed class PruneCommand : EspalierCommand
         PruningReportPage.SaveAll(report);
         context.Show(report, () => PruningText.ShowReport(context, report));
         return ExitCode.Success;
+    }
+
+    // "retrain: perp" with --steps 200, "pattern: structured" with --round 8: the word becomes a map that names the method.
+    private static PlanFile Put(PlanFile plan, string path, string value)
+    {
+        string part = path.StartsWith("retrain.", StringComparison.Ordinal) ? "retrain" : path.StartsWith("prune.pattern.", StringComparison.Ordinal) ? "prune.pattern" : "";
+        plan = part.Length > 0 && plan.At(part) is string method ? plan.With(part, new Dictionary<string, object?> { ["method"] = method }) : plan;
+        return plan.With(path, value);
     }
 }

@@ -44,7 +44,7 @@ public sealed class ConfigFields(JsonObject json, string origin)
         }
 
         EspalierException.Require(json[name] is JsonValue value && value.GetValueKind() is JsonValueKind.Number, Wrong(name, "a number"));
-        double number = json[name]!.AsValue().GetValue<JsonElement>().GetDouble();
+        double number = double.Parse(json[name]!.ToJsonString(), System.Globalization.CultureInfo.InvariantCulture);
         EspalierException.Require(double.IsFinite(number) && number > 0, Wrong(name, "a number greater than 0"));
         return number;
     }

@@ -75,9 +75,12 @@ public sealed record SlicePattern(string Tensor, int Axis, long Offset = 0, long
 /// <param name="Kind">What a unit is.</param>
 /// <param name="Owner">What the units belong to ("model.layers.0.mlp").</param>
 /// <param name="Count">How many units there are.</param>
-/// <param name="Patterns">Where they lie.</param>
+/// <param name="Patterns">Where they lie; the map that reads the units stands last.</param>
 public sealed record CoupledGroup(CoupledKind Kind, string Owner, int Count, IReadOnlyList<SlicePattern> Patterns)
 {
+    /// <summary>Where the units lie in the map that reads them: its inputs. What a unit puts out flows there and nowhere else.</summary>
+    public SlicePattern Reader => Patterns[^1];
+
     /// <summary>The slices of one unit.</summary>
     /// <exception cref="ArgumentOutOfRangeException">When there is no such unit.</exception>
     public IReadOnlyList<TensorSlice> Slices(int unit)

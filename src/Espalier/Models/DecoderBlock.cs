@@ -24,6 +24,9 @@ public abstract class DecoderBlock : ModelPart
     /// <summary>Its linear maps in calibration order: a map comes after those that its input depends on.</summary>
     public abstract IReadOnlyList<BlockLinear> Linears { get; }
 
+    /// <summary>The norms whose outputs its attention and feed-forward part read, [.., hidden] each.</summary>
+    public abstract IReadOnlyList<(string Name, nn.Module<Tensor, Tensor> Norm)> StreamNorms { get; }
+
     /// <summary>What can be cut out of this block alone: its heads and its neurons.</summary>
     public abstract IReadOnlyList<CoupledGroup> Groups { get; }
 

@@ -1,3 +1,4 @@
+using System.Text.Json.Nodes;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
@@ -41,6 +42,18 @@ internal sealed class Gpt2 : Architecture
             TensorPrefix = Prefixes[0],
             Fields = fields,
         };
+    }
+
+    internal override SizeFields Sizes { get; } = new(["n_embd", "hidden_size"], ["n_layer", "num_hidden_layers"], ["n_head", "num_attention_heads"], ["n_inner"]);
+
+    internal override bool ReadsHeadWidth => false;
+
+    internal override string? ReaderBiasField(bool attention) => "";
+
+    internal override IEnumerable<(string Name, JsonNode? Value)> FieldsOfLayers(ModelConfig c, IReadOnlyList<int> kept)
+    {
+        EspalierException.Require(!c.Fields.Flag("scale_attn_by_inverse_layer_idx", false), $"{c.Fields.Origin}: attention is scaled by the layer's number here, so a layer that moves up would compute something else; cut heads or neurons instead of layers.");
+        return base.FieldsOfLayers(c, kept);
     }
 
     public override Embedding CreateEmbedding(ModelConfig c, Placement? placement = null) =>
@@ -118,6 +131,8 @@ internal sealed class Gpt2Block : DecoderBlock
         new($"{prefix}.mlp.c_fc.weight", fc, 2),
         new($"{prefix}.mlp.c_proj.weight", project, 3),
     ];
+
+    public override IReadOnlyList<(string Name, nn.Module<Tensor, Tensor> Norm)> StreamNorms => [($"{prefix}.ln_1", norm1), ($"{prefix}.ln_2", norm2)];
 
     public override IReadOnlyList<CoupledGroup> Groups
     {

@@ -48,6 +48,12 @@ internal sealed class GptNeoX : Architecture
         };
     }
 
+    internal override SizeFields Sizes { get; } = new(["hidden_size"], ["num_hidden_layers"], ["num_attention_heads"], ["intermediate_size"]);
+
+    internal override bool ReadsHeadWidth => false;
+
+    internal override string? ReaderBiasField(bool attention) => attention ? "attention_bias" : "";
+
     public override Embedding CreateEmbedding(ModelConfig c, Placement? placement = null) =>
         new TokenEmbedding(c, $"{c.TensorPrefix}embed_in", placement ?? Placement.Default);
 
@@ -129,6 +135,8 @@ internal sealed class GptNeoXBlock : DecoderBlock
         new($"{prefix}.mlp.dense_h_to_4h.weight", up, 2),
         new($"{prefix}.mlp.dense_4h_to_h.weight", down, 3),
     ];
+
+    public override IReadOnlyList<(string Name, nn.Module<Tensor, Tensor> Norm)> StreamNorms => [($"{prefix}.input_layernorm", inputNorm), ($"{prefix}.post_attention_layernorm", postAttentionNorm)];
 
     public override IReadOnlyList<CoupledGroup> Groups =>
     [

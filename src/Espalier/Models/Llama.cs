@@ -24,6 +24,12 @@ internal class Llama : Architecture
 
     internal override ModelConfig ReadConfig(ConfigFields fields) => ReadConfig(fields, defaultHeadDim: null, defaultKeyValueHeads: null);
 
+    internal override SizeFields Sizes { get; } = new(["hidden_size"], ["num_hidden_layers"], ["num_attention_heads"], ["intermediate_size"], "num_key_value_heads");
+
+    internal override bool ReadsHeadWidth => true;
+
+    internal override string? ReaderBiasField(bool attention) => attention ? "attention_bias" : "mlp_bias";
+
     public override Embedding CreateEmbedding(ModelConfig c, Placement? placement = null) =>
         new TokenEmbedding(c, $"{c.TensorPrefix}embed_tokens", placement ?? Placement.Default);
 
@@ -156,6 +162,8 @@ internal sealed class LlamaBlock : DecoderBlock
         new($"{prefix}.mlp.up_proj.weight", up, 2),
         new($"{prefix}.mlp.down_proj.weight", down, 3),
     ];
+
+    public override IReadOnlyList<(string Name, nn.Module<Tensor, Tensor> Norm)> StreamNorms => [($"{prefix}.input_layernorm", inputNorm), ($"{prefix}.post_attention_layernorm", postAttentionNorm)];
 
     public override IReadOnlyList<CoupledGroup> Groups
     {

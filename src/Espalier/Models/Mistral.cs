@@ -12,6 +12,8 @@ internal sealed class Mistral : Llama
         return ReadConfig(fields, defaultHeadDim: null, defaultKeyValueHeads: 8);
     }
 
+    internal override string? ReaderBiasField(bool attention) => null;
+
     protected override Traits TraitsOf(ModelConfig c, int index) =>
         new(Window: c.Fields.Optional("sliding_window") ?? (c.Fields.Mentions("sliding_window") ? null : 4096));
 }

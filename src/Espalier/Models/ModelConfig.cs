@@ -115,13 +115,20 @@ public sealed record ModelConfig
     /// <summary>The same configuration with one field changed, checked again.</summary>
     /// <param name="name">The field's name in config.json.</param>
     /// <param name="value">Its new value; null removes it.</param>
-    public ModelConfig With(string name, JsonNode? value)
+    public ModelConfig With(string name, JsonNode? value) => With([(name, value)]);
+
+    /// <summary>The same configuration with several fields changed at once, checked again.</summary>
+    /// <param name="changes">Names in config.json and their new values; null removes a field.</param>
+    public ModelConfig With(IEnumerable<(string Name, JsonNode? Value)> changes)
     {
         JsonObject changed = Json;
-        changed.Remove(name);
-        if (value is not null)
+        foreach ((string name, JsonNode? value) in changes)
         {
-            changed[name] = value.DeepClone();
+            changed.Remove(name);
+            if (value is not null)
+            {
+                changed[name] = value.DeepClone();
+            }
         }
 
         return From(changed, Fields.Origin) with { TensorPrefix = TensorPrefix };

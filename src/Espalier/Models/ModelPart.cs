@@ -23,6 +23,9 @@ public abstract class ModelPart : nn.Module
     public IReadOnlyList<(string Name, Parameter Value)> Tensors =>
         [.. components.SelectMany(c => c.Module.named_parameters().Select(p => ($"{c.Name}.{p.name}", p.parameter)))];
 
+    /// <summary>The number of parameters; a tied weight counts in the embedding alone.</summary>
+    public long ParameterCount => Tensors.Sum(t => t.Value.numel());
+
     /// <summary>What one channel of the residual stream is in this part's tensors: the slices to cut when a channel goes.</summary>
     public abstract IReadOnlyList<SlicePattern> HiddenChannelSlices { get; }
 

@@ -52,6 +52,12 @@ internal sealed class Opt : Architecture
         };
     }
 
+    internal override SizeFields Sizes { get; } = new(["hidden_size"], ["num_hidden_layers"], ["num_attention_heads"], ["ffn_dim"]);
+
+    internal override bool ReadsHeadWidth => false;
+
+    internal override string? ReaderBiasField(bool attention) => "enable_bias";
+
     public override Embedding CreateEmbedding(ModelConfig c, Placement? placement = null) =>
         new TokenEmbedding(c, $"{c.TensorPrefix}embed_tokens", placement ?? Placement.Default, TokenWidth(c), $"{c.TensorPrefix}project_in", $"{c.TensorPrefix}embed_positions", PositionOffset);
 
@@ -141,6 +147,8 @@ internal sealed class OptBlock : DecoderBlock
         new($"{prefix}.fc1.weight", fc1, 2),
         new($"{prefix}.fc2.weight", fc2, 3),
     ];
+
+    public override IReadOnlyList<(string Name, nn.Module<Tensor, Tensor> Norm)> StreamNorms => [($"{prefix}.self_attn_layer_norm", attentionNorm), ($"{prefix}.final_layer_norm", finalNorm)];
 
     public override IReadOnlyList<CoupledGroup> Groups =>
     [

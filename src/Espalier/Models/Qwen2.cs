@@ -10,6 +10,8 @@ internal class Qwen2 : Llama
 
     internal override ModelConfig ReadConfig(ConfigFields fields) => Checked(ReadConfig(fields, defaultHeadDim: null, defaultKeyValueHeads: 32));
 
+    internal override string? ReaderBiasField(bool attention) => null;
+
     protected override Traits TraitsOf(ModelConfig c, int index) => new(QueryKeyValueBias: true, Window: WindowOf(c, index));
 
     /// <summary>Reads the window of every block once, so that faults show before any work.</summary>
@@ -40,6 +42,12 @@ internal class Qwen2 : Llama
 
         return index >= (c.Fields.Optional("max_window_layers", least: 0) ?? 28) ? window : null;
     }
+
+    // Without a list of kinds, the blocks below a number see everything; that number counts the blocks that stay.
+    internal override IEnumerable<(string Name, JsonNode? Value)> FieldsOfLayers(ModelConfig c, IReadOnlyList<int> kept) =>
+        c.Fields.Flag("use_sliding_window", false) && !c.Fields.Has("layer_types")
+            ? [("max_window_layers", kept.Count(i => WindowOf(c, i) is null))]
+            : base.FieldsOfLayers(c, kept);
 
     private static string KindOf(ModelConfig c, JsonNode? type)
     {

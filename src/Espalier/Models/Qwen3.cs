@@ -7,6 +7,8 @@ internal sealed class Qwen3 : Qwen2
 
     internal override ModelConfig ReadConfig(ConfigFields fields) => Checked(ReadConfig(fields, defaultHeadDim: 128, defaultKeyValueHeads: 32));
 
+    internal override string? ReaderBiasField(bool attention) => attention ? "attention_bias" : null;
+
     protected override Traits TraitsOf(ModelConfig c, int index)
     {
         bool bias = c.Fields.Flag("attention_bias", false);

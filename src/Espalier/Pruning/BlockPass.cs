@@ -11,7 +11,7 @@ namespace Espalier.Pruning;
 /// The walk from the first block to the last: read a block, watch its inputs, prune and repair it, make it durable,
 /// and let the pruned block make the inputs of the next. Never more than one block and its activations are in memory.
 /// </summary>
-internal sealed class BlockPass(PruningJob job, StreamedModel model, Checkpoint checkpoint, PruningJournal journal, PruningPreview preview, IProgressSink progress)
+internal sealed class BlockPass(PruningJob job, StreamedModel model, ITensorSource checkpoint, PruningJournal journal, PruningPreview preview, IProgressSink progress)
 {
     /// <summary>How many calibration sequences the output error of a block is measured on.</summary>
     private const int ProbeSequences = 4;

@@ -77,19 +77,33 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
                 Tensor weight = linear.Linear.Matrix.detach().to(ScalarType.Float32).contiguous();
                 EspalierException.Require(weight.isfinite().all().item<bool>(), $"{linear.Name} holds NaN or infinite weights; the checkpoint is damaged or was never trained to the end.");
                 LayerContext context = watch is null
-                    ? new LayerContext { Name = linear.Name, Weight = weight }
-                    : watch.Of(linear.Stage).Context(linear.Name, weight);
+                    ? new LayerContext { Name = linear.Name, Weight = weight, Seed = plan.Seed }
+                    : watch.Of(linear.Stage).Context(linear.Name, weight, plan.Seed);
                 (Tensor first, PrunedLayer final) = PruneLayer(context, asked[linear.Name]);
                 PrunedLayer rounded = final with { Weight = Rounded(final.Weight, stored(linear.Name)) };
                 result.Add(context, first, rounded, asked[linear.Name]);
                 CheckAchieved(context, final.Keep, asked[linear.Name]);
                 linear.Linear.SetMatrix(rounded.Weight); // last: the context's weight may be this very memory
+                AddToBias(linear, final.BiasChange, stored);
             }
 
             watch?.Release(stage.Key);
         }
 
         return result;
+    }
+
+    private static void AddToBias(BlockLinear linear, Tensor? change, Func<string, ScalarType> stored)
+    {
+        if (change is null)
+        {
+            return;
+        }
+
+        TorchSharp.Modules.Parameter bias = linear.Linear.bias ?? throw new InvalidOperationException($"{linear.Name} has no bias, though the plan's repair changes it.");
+        using var scope = NewDisposeScope();
+        string name = linear.Name[..^"weight".Length] + "bias";
+        bias.copy_((bias + change).to(stored(name)).to(ScalarType.Float32));
     }
 
     // Kept weights as the checkpoint will hold them; the unrounded ones are not needed any more.
@@ -166,7 +180,8 @@ public sealed class BlockMasks
             First[context.Name] = criterion;
         }
 
-        double? repairedError = Error(context, (from, count) => final.Weight.narrow(0, from, count));
+        // A bias changes the error too, but not through the second moments.
+        double? repairedError = final.BiasChange is not null ? null : Error(context, (from, count) => final.Weight.narrow(0, from, count));
         double? maskedError = Error(context, (from, count) => context.Weight.narrow(0, from, count).masked_fill(first.narrow(0, from, count).logical_not(), 0));
         Layers.Add(new LayerReport(context.Name, mask.Rows, mask.Columns, asked, mask.Sparsity, maskedError, repairedError));
     }

@@ -45,7 +45,7 @@ internal sealed class GlobalMasks(PruningJob job, StreamedModel model, PruningJo
                 foreach (BlockLinear linear in block.Linears)
                 {
                     using var scope = NewDisposeScope();
-                    visit(_criterion.Score(new LayerContext { Name = linear.Name, Weight = linear.Linear.Matrix.detach().contiguous() }), linear.Name);
+                    visit(_criterion.Score(new LayerContext { Name = linear.Name, Weight = linear.Linear.Matrix.detach().contiguous(), Seed = job.Seed }), linear.Name);
                 }
             }
             else
@@ -78,7 +78,7 @@ internal sealed class GlobalMasks(PruningJob job, StreamedModel model, PruningJo
             {
                 using var scope = NewDisposeScope();
                 SafeTensorsFile.Save(PathOf(i), block.Linears.Select(l =>
-                    (l.Name, _criterion.Score(watch.Of(l.Stage).Context(l.Name, l.Linear.Matrix.detach().contiguous())))));
+                    (l.Name, _criterion.Score(watch.Of(l.Stage).Context(l.Name, l.Linear.Matrix.detach().contiguous(), job.Seed)))));
             }
 
             task.Advance();

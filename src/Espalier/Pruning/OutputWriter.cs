@@ -17,7 +17,7 @@ internal static class OutputWriter
     /// <param name="progress">Where progress is told.</param>
     /// <param name="cancellation">Ends the work before anything has its final name.</param>
     public static void Write(
-        PruningJob job, ModelConfig config, ITensorSource tensors, PrunedSource pruned, IProgressSink progress, CancellationToken cancellation)
+        PruningJob job, ModelConfig config, ITensorSource tensors, IPrunedModel pruned, IProgressSink progress, CancellationToken cancellation)
     {
         TensorInfo[] plan = [.. tensors.Names.Select(tensors.Info)];
         using IProgressTask task = progress.Begin("writing", plan.Sum(t => t.ByteCount), "B");
@@ -39,7 +39,15 @@ internal static class OutputWriter
             }
 
             writer.Commit();
-            SparsityMasks.Save(job.Out, pruned.Names, pruned.Mask);
+            if (pruned.Names.Count > 0)
+            {
+                SparsityMasks.Save(job.Out, pruned.Names, pruned.Mask);
+            }
+            else
+            {
+                // Masks of an earlier run into this folder belong to another model.
+                File.Delete(Path.Combine(job.Out, SparsityMasks.FileName));
+            }
         }
     }
 

@@ -44,14 +44,14 @@ public sealed record PruneSection
     /// <summary>The share of weights to remove; an N:M pattern fixes it.</summary>
     public double? Sparsity { get; init; }
 
-    /// <summary><c>unstructured</c> or <c>N:M</c>.</summary>
-    public string Pattern { get; init; } = "unstructured";
+    /// <summary><c>unstructured</c>, <c>structured</c> (with options a map: units, hidden, neurons, heads, key_value_heads, layers, round, uniform), or <c>N:M</c>.</summary>
+    public object Pattern { get; init; } = "unstructured";
 
     /// <summary>Which weights are ranked together: default (the criterion's own), layer, row or global.</summary>
     public Scope Scope { get; init; }
 
-    /// <summary>The allocator; default uniform.</summary>
-    public object Allocator { get; init; } = "uniform";
+    /// <summary>The allocator; default uniform, and for a structured pattern the criterion's own where it has one (flap).</summary>
+    public object? Allocator { get; init; }
 
     /// <summary>One repair or several (a gradient-free one and a reconstruction); none for none. SparseGPT as criterion brings its own unless told otherwise.</summary>
     public object? Repair { get; init; }
@@ -93,12 +93,15 @@ public sealed record PruneRequest
     public PruningPlan ToPlan()
     {
         ICriterion criterion = Part<ICriterion>(Prune.Criterion);
-        var (repair, reconstruction) = Repairs(Prune.Repair ?? (criterion is IJointPruner ? PruningPlan.NameOf(criterion) : null), criterion);
+        Pattern pattern = ReadPattern();
+        bool structured = pattern is Pattern.StructuredPattern;
+        var (repair, reconstruction) = Repairs(Prune.Repair ?? DefaultRepair(criterion, pattern), criterion);
         var plan = new PruningPlan
         {
             Criterion = criterion,
-            Pattern = Pattern.Parse(Prune.Pattern, Prune.Sparsity, Prune.Scope),
-            Allocator = Part<IAllocator>(Prune.Allocator),
+            Pattern = pattern,
+            Allocator = structured || Prune.Allocator is null || IsUnitAllocator(Prune.Allocator) ? new Uniform() : Part<IAllocator>(Prune.Allocator),
+            UnitAllocator = Prune.Allocator is null || (!structured && !IsUnitAllocator(Prune.Allocator)) ? null : Part<IUnitAllocator>(Prune.Allocator),
             Repair = repair,
             Reconstruction = reconstruction,
             Retraining = IsNone(Retrain) ? null : Part<IRetraining>(Retrain!),
@@ -111,7 +114,8 @@ public sealed record PruneRequest
     /// <summary>The request as YAML that <c>espalier prune</c> takes.</summary>
     public string ToYaml()
     {
-        var prune = new Dictionary<string, object?> { ["criterion"] = Prune.Criterion, ["pattern"] = Prune.Pattern, ["allocator"] = Prune.Allocator };
+        var prune = new Dictionary<string, object?> { ["criterion"] = Prune.Criterion, ["pattern"] = Prune.Pattern };
+        Put(prune, "allocator", Prune.Allocator);
         Put(prune, "sparsity", Prune.Sparsity);
         Put(prune, "scope", Prune.Scope is Scope.Default ? null : Prune.Scope.ToString().ToLowerInvariant());
         Put(prune, "repair", Prune.Repair);
@@ -142,6 +146,31 @@ public sealed record PruneRequest
                 map[name] = value;
             }
         }
+    }
+
+    private Pattern ReadPattern()
+    {
+        (string word, IReadOnlyDictionary<string, object?> options) = Named(Prune.Pattern);
+        if (options.Count == 0)
+        {
+            return Pattern.Parse(word, Prune.Sparsity, Prune.Scope);
+        }
+
+        EspalierException.Require(word == "structured", $"The pattern '{word}' takes no options ({string.Join(", ", options.Keys)} were given); only structured does.");
+        Pattern.RequireNoScope(Prune.Scope);
+        return Pattern.Structured(Prune.Sparsity, OptionsBinder.Bind<Pattern.StructuredPattern>(options, "structured"));
+    }
+
+    // SparseGPT's update belongs to its choice of weights, FLAP's bias to its choice of units.
+    private static string? DefaultRepair(ICriterion criterion, Pattern pattern) =>
+        criterion is IJointPruner || (pattern is Pattern.StructuredPattern { Cuts: var cuts } && criterion is IBiasRepair && (cuts & (Units.Heads | Units.Neurons)) != 0)
+            ? PruningPlan.NameOf(criterion) : null;
+
+    // Allocators of units alone: named with another pattern the plan says what they go with.
+    private static bool IsUnitAllocator(object written)
+    {
+        string slug = Named(written).Slug;
+        return MethodCatalogue.Default.Supplying<IUnitAllocator>().Any(e => e.Slug == slug) && MethodCatalogue.Default.Supplying<IAllocator>().All(e => e.Slug != slug);
     }
 
     private static (IRepair? Repair, IBlockRepair? Reconstruction) Repairs(object? written, ICriterion criterion)

@@ -7,16 +7,16 @@ using static TorchSharp.torch;
 namespace Espalier.Pruning;
 
 /// <summary>The pruned model as tensors to read: the checkpoint with the journal's finished blocks laid over it.</summary>
-internal sealed class PrunedSource
+internal sealed class PrunedSource : IPrunedModel
 {
-    private readonly Checkpoint _checkpoint;
+    private readonly ITensorSource _checkpoint;
     private readonly PruningJournal _journal;
     private readonly Dictionary<string, (int Block, WeightLayout Layout)> _weights = new(StringComparer.Ordinal);
     private readonly int _blocks;
 
-    public PrunedSource(Checkpoint checkpoint, ModelConfig config, PruningJournal journal)
+    public PrunedSource(ITensorSource checkpoint, ModelConfig config, PruningJournal journal)
     {
-        (_checkpoint, _journal, _blocks) = (checkpoint, journal, config.LayerCount);
+        (_checkpoint, _journal, _blocks, Config) = (checkpoint, journal, config.LayerCount, config);
         for (int i = 0; i < _blocks; i++)
         {
             using var scope = NewDisposeScope();
@@ -28,17 +28,20 @@ internal sealed class PrunedSource
         }
     }
 
+    public ModelConfig Config { get; }
+
+    public IReadOnlyList<BlockReport> Blocks => [.. Enumerable.Range(0, _blocks).Select(_journal.Report)];
+
+    public Structured.StructureReport? Structure => null;
+
     /// <summary>The names of the pruned weights in order.</summary>
     public IReadOnlyCollection<string> Names => _weights.Keys;
 
     /// <summary>The final mask of a weight, [out, in], read from the journal: all of them together take an eighth of a byte per weight, which a large model does not spend at once.</summary>
     public SparsityMask Mask(string name) => _journal.Mask(_weights[name].Block, name);
 
-    /// <summary>All final masks, for a model that is in memory anyway.</summary>
-    public IReadOnlyDictionary<string, SparsityMask> AllMasks() => _weights.Keys.ToDictionary(n => n, Mask, StringComparer.Ordinal);
-
     /// <summary>The dense weights under the criterion's masks: what pruning alone leaves.</summary>
-    public OverlaySource MaskedOnly()
+    public ITensorSource Unrepaired()
     {
         var source = new OverlaySource(_checkpoint);
         foreach ((string name, (int block, WeightLayout layout)) in _weights)
@@ -62,7 +65,7 @@ internal sealed class PrunedSource
     }
 
     /// <summary>The finished blocks over the checkpoint.</summary>
-    public OverlaySource Finished()
+    public ITensorSource Finished()
     {
         var source = new OverlaySource(_checkpoint);
         for (int i = 0; i < _blocks; i++)
@@ -78,9 +81,12 @@ internal sealed class PrunedSource
     }
 
     /// <summary>The tensors of a model in memory over the checkpoint.</summary>
-    public OverlaySource Trained(LanguageModel model)
+    public ITensorSource Trained(LanguageModel model) => Over(_checkpoint, model);
+
+    /// <summary>The tensors of a model in memory over others, which decide order and element types.</summary>
+    public static OverlaySource Over(ITensorSource ground, LanguageModel model)
     {
-        var source = new OverlaySource(_checkpoint);
+        var source = new OverlaySource(ground);
         foreach ((string name, TorchSharp.Modules.Parameter value) in model.Tensors)
         {
             source.Change(name, _ => value.detach().to(CPU).to(ScalarType.Float32));

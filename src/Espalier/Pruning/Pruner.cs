@@ -1,5 +1,6 @@
 using Espalier.Checkpoints;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 
 namespace Espalier.Pruning;
@@ -12,7 +13,7 @@ public static class Pruner
     public static PruningPreview Preview(PruningJob job)
     {
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
-        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        using StreamedModel model = Open(job, checkpoint);
         return Plan(job, model);
     }
 
@@ -45,7 +46,7 @@ public static class Pruner
     /// <param name="cancellation">Ends the work early.</param>
     /// <exception cref="EspalierException">When the plan cannot work.</exception>
     public static PrunedModel InMemory(PruningJob job, IProgressSink progress, CancellationToken cancellation = default) =>
-        PruningRun.InMemory(job, progress, cancellation);
+        new PruningRun(job, progress, cancellation).InMemory();
 
     /// <summary>
     /// Lets one part of a job's plan look at the dense model: what a study needs that uses one measurement in several plans
@@ -59,9 +60,13 @@ public static class Pruner
     public static Measurements Measure(IMeasuredPart part, PruningJob job, string folder, IProgressSink progress, CancellationToken cancellation = default)
     {
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
-        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        using StreamedModel model = Open(job, checkpoint);
         return MeasuredPlan.Measure(part, job, model, folder, Plan(job, model).Spills, progress, cancellation);
     }
+
+    /// <summary>The job's model, with the biases that a repair will fill.</summary>
+    internal static StreamedModel Open(PruningJob job, Checkpoint checkpoint) =>
+        Structured.ZeroBiases.For(new StreamedModel(ModelConfig.Load(job.Folder), checkpoint), job.Plan);
 
     internal static PruningPreview Plan(PruningJob job, StreamedModel model)
     {
@@ -75,8 +80,7 @@ public static class Pruner
                 $"The text has token id {largest}, but the model's vocabulary ends at {model.Config.VocabSize - 1}; tokeniser and model do not belong together.");
         }
 
-        Architecture architecture = Architecture.For(model.Config);
-        long parameters = model.Source.Names.Where(n => !architecture.Ignores(model.Config, n)).Sum(n => model.Source.Info(n).ElementCount);
-        return PruningPreview.Make(job, model.Config, parameters);
+        // Of the model as it is, without biases that a repair will fill.
+        return PruningPreview.Make(job, model.Config, Architecture.For(model.Config).ParameterCount(ModelConfig.Load(job.Folder)));
     }
 }

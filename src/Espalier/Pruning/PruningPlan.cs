@@ -1,5 +1,6 @@
 using System.Reflection;
 using Espalier.Catalogue;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 
@@ -20,6 +21,9 @@ public sealed record PruningPlan
     /// <summary>How much of the budget each layer gives; default: each the same.</summary>
     public IAllocator Allocator { get; init; } = new Uniform();
 
+    /// <summary>How many units of each group a structured pattern leaves; null takes the criterion's own allocator (flap), else <see cref="Uniform"/>.</summary>
+    public IUnitAllocator? UnitAllocator { get; init; }
+
     /// <summary>A gradient-free change of the kept weights, layer by layer; null does none.</summary>
     public IRepair? Repair { get; init; }
 
@@ -39,6 +43,13 @@ public sealed record PruningPlan
     public Scope Scope => Allocator is GlobalRanking ? Scope.Global
         : Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default and var scope } ? scope : Criterion.DefaultScope;
 
+    /// <summary>Whether whole units are cut out.</summary>
+    public bool IsStructured => Pattern is Pattern.StructuredPattern;
+
+    /// <summary>The allocator of units in force.</summary>
+    internal IUnitAllocator EffectiveUnitAllocator => UnitAllocator
+        ?? (Criterion is IUnitAllocator own && Pattern is Pattern.StructuredPattern { HasSizes: false } pattern && !(own.IsUneven && pattern.Uniform) ? own : new Uniform());
+
     /// <summary>What the one calibration pass has to collect.</summary>
     public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None) | AlsoCollect;
 
@@ -46,7 +57,8 @@ public sealed record PruningPlan
     public CalibrationNeeds AlsoCollect { get; init; }
 
     /// <summary>Whether hidden states have to be carried through the blocks.</summary>
-    public bool NeedsActivations => Needs is not CalibrationNeeds.None || Reconstruction is not null;
+    public bool NeedsActivations => Reconstruction is not null
+        || (IsStructured ? Repair is not null || Criterion is IUnitCriterion { ReadsActivations: true } : Needs is not CalibrationNeeds.None);
 
     /// <summary>The parts that look at the dense model before anything is pruned.</summary>
     public IEnumerable<IMeasuredPart> Measured => new object?[] { Criterion, Allocator }.OfType<IMeasuredPart>();
@@ -58,6 +70,15 @@ public sealed record PruningPlan
     /// <exception cref="EspalierException">With the pair that does not, and why.</exception>
     public void Validate()
     {
+        if (Pattern is Pattern.StructuredPattern structured)
+        {
+            Structured.StructuredRules.Check(this, structured);
+            return;
+        }
+
+        EspalierException.Require(UnitAllocator is null, $"The allocator {(UnitAllocator is null ? "" : NameOf(UnitAllocator))} shares out whole units; it goes with the pattern structured.");
+        EspalierException.Require(Criterion is not IUnitCriterion { UnitsOnly: true },
+            $"{NameOf(Criterion)} ranks whole units, not single weights; use the pattern structured.");
         EspalierException.Require(!(IsJoint && Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default }),
             $"{NameOf(Criterion)} chooses its weights inside blocks of columns while it updates the others, so the scope {Scope.ToString().ToLowerInvariant()} is not possible; leave the scope out, or use another repair.");
         EspalierException.Require(Scope is not Scope.Global || Allocator is Uniform or GlobalRanking,
@@ -79,9 +100,9 @@ public sealed record PruningPlan
     [
         ("criterion", Describe(Criterion)),
         ("pattern", Pattern.ToString()),
-        ("sparsity", Pattern.Sparsity.ToString("0.######", System.Globalization.CultureInfo.InvariantCulture)),
-        ("scope", Pattern is Pattern.UnstructuredPattern ? Scope.ToString().ToLowerInvariant() : "group"),
-        ("allocator", Describe(Allocator)),
+        ("sparsity", Pattern is Pattern.StructuredPattern { HasSizes: true } ? "by target sizes" : Pattern.Sparsity.ToString("0.######", System.Globalization.CultureInfo.InvariantCulture)),
+        ("scope", Pattern is Pattern.UnstructuredPattern ? Scope.ToString().ToLowerInvariant() : IsStructured ? "unit" : "group"),
+        ("allocator", IsStructured ? Describe(EffectiveUnitAllocator) : Describe(Allocator)),
         ("repair", Describe(Repair)),
         ("reconstruction", Describe(Reconstruction)),
         ("retraining", Describe(Retraining)),

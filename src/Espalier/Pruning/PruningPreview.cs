@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;
@@ -38,6 +39,9 @@ public sealed class PruningPreview
     /// <summary>Parameters that may be pruned.</summary>
     public long Prunable => Layers.Sum(l => l.Rows * l.Columns);
 
+    /// <summary>What is cut, where the pattern is structured; else null.</summary>
+    public Structured.StructurePreview? Structure { get; init; }
+
     /// <summary>Coupled groups of the first block of each shape, as text.</summary>
     public required IReadOnlyList<string> Groups { get; init; }
 
@@ -68,12 +72,13 @@ public sealed class PruningPreview
         PruningPlan plan = job.Plan;
         plan.Validate();
         EspalierException.Require(!plan.NeedsCalibration || job.Calibration.Length > 0,
-            $"The plan needs calibration text ({(plan.Measured.FirstOrDefault() is { } part ? $"{PruningPlan.NameOf(part)} looks at the dense model" : $"{PruningPlan.NameOf(plan.Criterion)} looks at activations")}), but none was given; name some with --calibration.");
+            $"The plan needs calibration text ({WhyText(plan)}), but none was given; name some with --calibration.");
         EspalierException.Require(plan.Retraining is null || job.RetrainingText is not null,
             "The plan retrains, but no text was given; name some with --calibration or --train-data.");
 
         var (layers, kinds, groups, largest) = Walk(plan, config);
-        IReadOnlyList<double> shares = plan.Pattern is Pattern.SemiStructuredPattern
+        Structured.StructurePreview? structure = plan.IsStructured ? Structured.StructurePreview.Make(job, config) : null;
+        IReadOnlyList<double> shares = plan.Pattern is not Pattern.UnstructuredPattern
             ? [.. layers.Select(_ => plan.Pattern.Sparsity)]
             : plan.Allocator is IMeasuredPart { IsMeasured: false } ? [.. layers.Select(_ => plan.Pattern.Sparsity)]
             : plan.Allocator.Allocate([.. layers.Select(l => new AllocatedLayer(l.Name, l.Block, l.Rows, l.Columns))], plan.Pattern.Sparsity);
@@ -90,6 +95,7 @@ public sealed class PruningPreview
         {
             Parameters = parameters,
             DecidedBy = plan.Allocator is IMeasuredPart { IsMeasured: false } or GlobalRanking ? PruningPlan.NameOf(plan.Allocator) : null,
+            Structure = structure,
             Groups = groups,
             Kinds = kinds,
             ActivationBytes = activations,
@@ -98,6 +104,10 @@ public sealed class PruningPreview
             Time = Estimate(job, layers, config),
         };
     }
+
+    private static string WhyText(PruningPlan plan) =>
+        plan.Measured.FirstOrDefault() is { } part ? $"{PruningPlan.NameOf(part)} looks at the dense model"
+        : $"{PruningPlan.NameOf(plan.Criterion is IUnitCriterion { ReadsActivations: false } && plan.Repair is { } repair ? repair : plan.Criterion)} looks at activations";
 
     private static (List<PlannedLayer> Layers, List<int> Kinds, List<string> Groups, long LargestBlock) Walk(PruningPlan plan, ModelConfig config)
     {

@@ -27,13 +27,13 @@ public sealed record PruningReport
     /// <summary>The share of the lost log-perplexity that repair and retraining won back, 0…1; null where nothing was lost or measured.</summary>
     public double? WonBack { get; init; }
 
-    /// <summary>All parameters of the model.</summary>
+    /// <summary>All parameters of the model; of the smaller one where units were cut.</summary>
     public required long Parameters { get; init; }
 
     /// <summary>Parameters that may be pruned.</summary>
     public required long Prunable { get; init; }
 
-    /// <summary>Parameters that were pruned.</summary>
+    /// <summary>Parameters that were pruned: set to zero, or cut out of these maps.</summary>
     public required long Pruned { get; init; }
 
     /// <summary>Parameters that retraining changed; null without retraining.</summary>
@@ -44,6 +44,9 @@ public sealed record PruningReport
 
     /// <summary>The loss of each retraining step.</summary>
     public IReadOnlyList<double> Losses { get; init; } = [];
+
+    /// <summary>What was cut out; null where weights were masked.</summary>
+    public Structured.StructureReport? Structure { get; init; }
 
     /// <summary>Layer by layer.</summary>
     public required IReadOnlyList<BlockReport> Blocks { get; init; }

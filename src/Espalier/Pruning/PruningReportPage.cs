@@ -1,5 +1,6 @@
 using System.Globalization;
 using Espalier.Checkpoints;
+using Espalier.Pruning.Structured;
 using Espalier.Reporting;
 using Espalier.Runtime;
 
@@ -47,7 +48,7 @@ public static class PruningReportPage
             page = page.Section("Read it", "The same prompts, continued by each stage with the same seed.", [.. report.Samples.Select(Sample)]);
         }
 
-        page = page.Section("Where the zeros are", $"{Text.Count(report.Pruned)} of {Text.Count(report.Prunable)} prunable weights are zero; the embedding and the head are left whole.", Sparsity(report));
+        page = report.Structure is { } structure ? StructureText.AddTo(page, structure, report.DiskBytes) : page.Section("Where the zeros are", $"{Text.Count(report.Pruned)} of {Text.Count(report.Prunable)} prunable weights are zero; the embedding and the head are left whole.", Sparsity(report));
         if (report.Losses.Count > 0)
         {
             page = page.Section("Retraining", $"{Text.Count(report.Trained ?? 0)} parameters ({Percent((report.Trained ?? 0) / (double)report.Parameters)}) were trained: {string.Join(", ", report.TrainedGroups?.Select(g => $"{Text.Count(g.Value)} {g.Key}") ?? [])}.",
@@ -69,7 +70,7 @@ public static class PruningReportPage
         var costs = report.Seconds.Select(s => KeyValuePair.Create(s.Key, Text.Duration(TimeSpan.FromSeconds(s.Value)))).ToList();
         costs.Add(KeyValuePair.Create("peak memory", Text.Bytes(report.PeakMemory)));
         costs.Add(KeyValuePair.Create("on disk before", Text.Bytes(report.DiskBytes.Before)));
-        costs.Add(KeyValuePair.Create("on disk after", $"{Text.Bytes(report.DiskBytes.After)} (zeros are stored; the shapes did not change)"));
+        costs.Add(KeyValuePair.Create("on disk after", $"{Text.Bytes(report.DiskBytes.After)}{(report.Structure is null ? " (zeros are stored; the shapes did not change)" : "")}"));
         if (report.ReopenedDifference is { } difference)
         {
             costs.Add(KeyValuePair.Create("re-opened cold", FormattableString.Invariant($"logits differ by at most {difference:G3}")));
@@ -83,22 +84,34 @@ public static class PruningReportPage
     /// <summary>The run in one sentence.</summary>
     public static string Headline(PruningReport report)
     {
-        string share = Percent(report.Pruned / (double)report.Prunable);
+        string what = report.Structure is { } structure ? StructureText.Sentence(structure) : $"{Percent(report.Pruned / (double)report.Prunable)} of the prunable weights are zero.";
         StageQuality? dense = report.Quality.FirstOrDefault(q => q.Stage == "dense"), last = report.Quality.LastOrDefault();
         if (dense is null || last is null || last == dense)
         {
-            return $"{share} of the prunable weights are zero.";
+            return what;
         }
 
         StageQuality? pruned = report.Quality.FirstOrDefault(q => q.Stage == "pruned");
         return report.WonBack is { } won && pruned is not null
-            ? $"{share} of the prunable weights are zero. Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and back to {Format(last.Perplexity)}: {Percent(won)} of the loss won back."
-            : $"{share} of the prunable weights are zero. Perplexity went from {Format(dense.Perplexity)} to {Format(last.Perplexity)}.";
+            ? $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and back to {Format(last.Perplexity)}: {Percent(won)} of the loss won back."
+            : $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(last.Perplexity)}.";
     }
 
     private static IEnumerable<Figure> KeyFigures(PruningReport report)
     {
-        yield return new Figure("zero", Percent(report.Pruned / (double)report.Prunable), "of the prunable weights");
+        if (report.Structure is { } structure)
+        {
+            yield return new Figure("cut", Percent(structure.Achieved), "of the blocks' parameters");
+            if (structure.Speed is { } speed)
+            {
+                yield return new Figure("speed", FormattableString.Invariant($"{speed.Gain:0.00}×"), "of the dense model's, here", Tone.Leaf);
+            }
+        }
+        else
+        {
+            yield return new Figure("zero", Percent(report.Pruned / (double)report.Prunable), "of the prunable weights");
+        }
+
         foreach (StageQuality stage in report.Quality)
         {
             yield return new Figure($"perplexity, {stage.Stage}", Format(stage.Perplexity), Tone: Tones.GetValueOrDefault(stage.Stage, Tone.Leaf));

@@ -2,7 +2,10 @@ using System.Diagnostics;
 using Espalier.Checkpoints;
 using Espalier.Evaluation;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
+using Espalier.Pruning.Structured;
 using Espalier.Runtime;
+using Espalier.Sparsity;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -13,6 +16,9 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     /// <summary>From this many parameters on memory is worth more than the time that returning it costs.</summary>
     private const long LargeModel = 200_000_000;
 
+    /// <summary>Above this size a model is not loaded twice just to measure its speed.</summary>
+    private const long LargestMeasured = 500_000_000;
+
     private readonly Dictionary<string, double> _seconds = [];
     private readonly WarningLog progress = new(sink);
 
@@ -21,44 +27,47 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     {
         using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
-        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        using StreamedModel model = Pruner.Open(job, checkpoint);
+        PruningPreview preview = Pruner.Plan(job, model);
+        if (job.Plan.IsStructured)
+        {
+            return []; // nothing happens block by block; the preview says what is cut
+        }
+
         using var folder = new TrialFolder();
         using PruningJournal journal = PruningJournal.Open(folder.Path, [], fresh: false);
         // What is measured only has to be tried as well: two sequences are enough for that.
         PruningJob trial = job with { Calibration = [.. job.Calibration.Take(job.Plan.Measured.Any() ? 2 : int.MaxValue)] };
-        using MeasuredPlan measured = MeasuredPlan.Of(trial, model, journal.Folder, Pruner.Plan(job, model).Spills, progress, cancellation);
+        using MeasuredPlan measured = MeasuredPlan.Of(trial, model, journal.Folder, preview.Spills, progress, cancellation);
         job = trial with { Plan = measured.Plan };
-        PruningPreview preview = Pruner.Plan(job, model);
-        var pass = new BlockPass(job, model, checkpoint, journal, preview, progress);
+        preview = Pruner.Plan(job, model);
+        var pass = new BlockPass(job, model, model.Source, journal, preview, progress);
         return [.. preview.Kinds.Select(i => pass.Try(i, cancellation))];
     }
 
     /// <summary>Prunes and repairs in a working folder that is removed, and loads what came out; nothing is retrained or measured.</summary>
-    public static PrunedModel InMemory(PruningJob job, IProgressSink progress, CancellationToken cancellation)
+    public PrunedModel InMemory()
     {
         using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
-        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
+        using StreamedModel model = Pruner.Open(job, checkpoint);
         using var folder = new TrialFolder();
         using PruningJournal journal = PruningJournal.Open(folder.Path, [], fresh: false);
-        using MeasuredPlan measured = MeasuredPlan.Of(job, model, journal.Folder, Pruner.Plan(job, model).Spills, progress, cancellation);
-        job = job with { Plan = measured.Plan };
         PruningPreview preview = Pruner.Plan(job, model);
-        new BlockPass(job, model, checkpoint, journal, preview, progress).Run(cancellation);
-        var pruned = new PrunedSource(checkpoint, model.Config, journal);
-        return new PrunedModel(
-            LanguageModel.Load(model.Config, pruned.Finished(), job.Device), pruned.AllMasks(), [.. Enumerable.Range(0, model.BlockCount).Select(journal.Report)]);
+        using MeasuredPlan measured = MeasuredPlan.Of(job, model, journal.Folder, preview.Spills, progress, cancellation);
+        job = job with { Plan = measured.Plan };
+        IPrunedModel pruned = Prune(model, journal, Pruner.Plan(job, model));
+        return new PrunedModel(LanguageModel.Load(pruned.Config, pruned.Finished(), job.Device), Masks(pruned), pruned.Blocks);
     }
 
     public PruningReport Run()
     {
         using var scope = NewDisposeScope();
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
-        using var model = new StreamedModel(ModelConfig.Load(job.Folder), checkpoint);
-        ModelConfig config = model.Config;
+        using StreamedModel model = Pruner.Open(job, checkpoint);
         PruningPreview preview = Pruner.Plan(job, model);
         using IDisposable? frugal = preview.Parameters > LargeModel ? NativeMemory.ReturnLargeTensors() : null;
-        CheckRetraining(config);
+        CheckRetraining(preview.Structure?.Config ?? model.Config);
         using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
         string? spill = preview.Spills ? journal.Folder : null;
         var quality = new List<StageQuality>();
@@ -79,21 +88,20 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             preview = Pruner.Plan(job, model);
         }
 
-        Timed("pruning", () => new BlockPass(job, model, checkpoint, journal, preview, progress).Run(cancellation));
-
-        var pruned = new PrunedSource(checkpoint, config, journal);
+        IPrunedModel pruned = Timed("pruning", () => Prune(model, journal, preview));
+        ModelConfig config = pruned.Config;
         bool changedByRepair = job.Plan.Repair is not null || job.Plan.Reconstruction is not null;
         if (changedByRepair && job.Evaluation.Length > 0)
         {
-            using var masked = new StreamedModel(config, pruned.MaskedOnly());
+            using var masked = new StreamedModel(config, pruned.Unrepaired());
             Measure("pruned", quality, masked, spill);
         }
 
-        var samples = new SampleWriter(job, config, preview.Parameters);
-        samples.Continue("dense", checkpoint, cancellation);
+        var samples = new SampleWriter(job, preview.Parameters);
+        samples.Continue("dense", model.Config, model.Source, cancellation);
         RetrainingResult? retraining = null;
         double? reopened;
-        OverlaySource result = pruned.Finished();
+        ITensorSource result = pruned.Finished();
         string finalStage = job.Plan.Retraining is not null ? "retrained" : changedByRepair ? "repaired" : "pruned";
         if (job.Plan.Retraining is null)
         {
@@ -108,11 +116,11 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
                 Measure(changedByRepair ? "repaired" : "pruned", quality, before, spill);
             }
 
-            samples.Continue(changedByRepair ? "repaired" : "pruned", result, cancellation);
+            samples.Continue(changedByRepair ? "repaired" : "pruned", config, result, cancellation);
             using LanguageModel whole = LanguageModel.Load(config, result, job.Device, progress);
             retraining = Timed("retraining", () => Retrain(model, whole, pruned, journal));
             pruned.CheckZeros(whole);
-            OverlaySource trained = pruned.Trained(whole);
+            ITensorSource trained = pruned.Trained(whole);
             ModelConfig written = retraining.Config ?? config;
             Timed("writing", () => OutputWriter.Write(job, written, trained, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, written, trained);
@@ -124,20 +132,51 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Measure(finalStage, quality, final, spill);
         }
 
-        samples.Continue(finalStage, output, cancellation);
-        PruningReport report = Assemble(checkpoint, output, config, preview, journal, quality, retraining, samples, reopened);
+        samples.Continue(finalStage, ModelConfig.Load(job.Out), output, cancellation);
+        StructureReport? structure = pruned.Structure is { } cut ? cut with { Speed = CompareSpeed(model, output, preview) } : null;
+        PruningReport report = Assemble(checkpoint, output, model.Config, preview, pruned, quality, retraining, samples, reopened) with { Structure = structure };
         journal.Remove();
         return report;
     }
 
-    private RetrainingResult Retrain(StreamedModel dense, LanguageModel whole, PrunedSource pruned, PruningJournal journal)
+    private IPrunedModel Prune(StreamedModel model, PruningJournal journal, PruningPreview preview)
+    {
+        if (job.Plan.IsStructured)
+        {
+            return new StructuredPass(job, model, journal, preview, progress).Run(cancellation);
+        }
+
+        new BlockPass(job, model, model.Source, journal, preview, progress).Run(cancellation);
+        return new PrunedSource(model.Source, model.Config, journal);
+    }
+
+    private static Dictionary<string, SparsityMask> Masks(IPrunedModel pruned) => pruned.Names.ToDictionary(n => n, pruned.Mask, StringComparer.Ordinal);
+
+    // Two whole models in memory: only where they are small, or memory is not limited.
+    private SpeedComparison? CompareSpeed(StreamedModel model, Checkpoint output, PruningPreview preview)
+    {
+        if (preview.Parameters > LargestMeasured || (job.Memory is { } budget && preview.Parameters * sizeof(float) * 2 > budget))
+        {
+            progress.Say("The model is too large to be loaded twice, so its speed was not measured.");
+            return null;
+        }
+
+        return Timed("speed", () =>
+        {
+            using LanguageModel dense = LanguageModel.Load(model.Config, model.Source, job.Device);
+            using LanguageModel cut = LanguageModel.Load(ModelConfig.Load(job.Out), output, job.Device);
+            return SpeedComparison.Measure(dense, cut, job.Device, cancellation);
+        });
+    }
+
+    private RetrainingResult Retrain(StreamedModel dense, LanguageModel whole, IPrunedModel pruned, PruningJournal journal)
     {
         IRetraining retraining = job.Plan.Retraining!;
         return retraining.Retrain(new RetrainingContext
         {
             Model = whole,
             Dense = dense,
-            Masks = pruned.AllMasks(),
+            Masks = Masks(pruned),
             Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
             Seed = job.Seed,
             StateFolder = Path.Combine(journal.Folder, "retraining"),
@@ -181,9 +220,9 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
     }
 
     private PruningReport Assemble(
-        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, PruningJournal journal, List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened)
+        Checkpoint checkpoint, Checkpoint output, ModelConfig config, PruningPreview preview, IPrunedModel pruned, List<StageQuality> quality, RetrainingResult? retraining, SampleWriter samples, double? reopened)
     {
-        BlockReport[] blocks = [.. Enumerable.Range(0, config.LayerCount).Select(journal.Report)];
+        IReadOnlyList<BlockReport> blocks = pruned.Blocks;
         return new PruningReport
         {
             Model = job.Model,
@@ -194,7 +233,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Data = job.Data,
             Quality = quality,
             WonBack = WonBack(quality),
-            Parameters = preview.Parameters,
+            Parameters = pruned.Structure?.ParametersAfter ?? preview.Parameters,
             Prunable = preview.Prunable,
             Pruned = blocks.SelectMany(b => b.Layers).Sum(l => l.Removed),
             Trained = retraining?.Trained,

@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 namespace Espalier.Pruning;
 
 /// <summary>Lets each stage of a model continue the same prompts with the same seed, so that a person can read what pruning did.</summary>
-internal sealed class SampleWriter(PruningJob job, ModelConfig config, long parameters)
+internal sealed class SampleWriter(PruningJob job, long parameters)
 {
     private const int NewTokens = 48;
 
@@ -21,7 +21,7 @@ internal sealed class SampleWriter(PruningJob job, ModelConfig config, long para
         || (job.Memory is { } budget && parameters * sizeof(float) * 2 > budget);
 
     /// <summary>Continues every prompt with one stage of the model.</summary>
-    public void Continue(string stage, ITensorSource tensors, CancellationToken cancellation)
+    public void Continue(string stage, ModelConfig config, ITensorSource tensors, CancellationToken cancellation)
     {
         if (Skipped)
         {

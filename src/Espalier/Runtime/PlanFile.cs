@@ -67,6 +67,19 @@ public sealed class PlanFile
     /// <summary>The line of a word ("prune.sparsity"), from 1; null where the file has none.</summary>
     public long? LineOf(string path) => _lines.TryGetValue(Bare(path), out long line) ? line : null;
 
+    /// <summary>What stands under a word ("prune.pattern"): text, a list or a map; null where nothing does.</summary>
+    public object? At(string path)
+    {
+        object? found = Values;
+        foreach (string word in path.Split('.'))
+        {
+            IReadOnlyDictionary<string, object?>? map = found as IReadOnlyDictionary<string, object?>;
+            found = map?.FirstOrDefault(p => Bare(p.Key) == Bare(word)).Value;
+        }
+
+        return found;
+    }
+
     /// <summary>The plan with one word changed or added: what a flag on the command line does.</summary>
     /// <param name="path">The word with those above it ("prune.sparsity").</param>
     /// <param name="value">Its value; text as in a file, or a list or map of texts.</param>

@@ -1,3 +1,4 @@
+using Espalier.Runtime;
 using static TorchSharp.torch;
 
 namespace Espalier.Sparsity;
@@ -45,12 +46,19 @@ public sealed class LayerContext
 
     /// <summary>The mean number of tokens per calibration sequence; 0 where none was seen.</summary>
     public double TokensPerSequence { get; init; }
+
+    /// <summary>The plan's seed, for criteria that draw.</summary>
+    public Seed Seed { get; init; }
 }
 
 /// <summary>A weight and the mask that belongs to it.</summary>
 /// <param name="Weight">[out, in], float32, exactly 0 where <paramref name="Keep"/> is false.</param>
 /// <param name="Keep">[out, in], bool: true stays.</param>
-public sealed record PrunedLayer(Tensor Weight, Tensor Keep);
+public sealed record PrunedLayer(Tensor Weight, Tensor Keep)
+{
+    /// <summary>What is added to the map's bias [out]; null where the repair changes weights alone.</summary>
+    public Tensor? BiasChange { get; init; }
+}
 
 /// <summary>Gives every weight of a layer an importance.</summary>
 public interface ICriterion
@@ -89,6 +97,17 @@ public interface IRepair
 
     /// <summary>The repaired layer: as many zeros as before, in a pattern that the plan allows.</summary>
     PrunedLayer Repair(LayerContext layer, PrunedLayer pruned, Pattern pattern);
+}
+
+/// <summary>A repair that answers removed inputs with a bias: it needs a map that has one, so the plan gives the model biases where its family knows them.</summary>
+public interface IBiasRepair : IRepair
+{
+    /// <summary>What the bias has to add so that the map's mean output stays.</summary>
+    /// <param name="dense">W [out, in] before anything was removed.</param>
+    /// <param name="pruned">W′ [out, in], 0 where removed.</param>
+    /// <param name="mean">The mean of each input [in].</param>
+    /// <returns>[out], float32.</returns>
+    Tensor Bias(Tensor dense, Tensor pruned, Tensor mean);
 }
 
 /// <summary>

@@ -75,8 +75,9 @@ public sealed class LayerStatistics : IDisposable
     /// <summary>Hands the collected figures to the parts of a plan. The Hessian lives as long as these statistics; the rest in the caller's scope.</summary>
     /// <param name="name">The weight's name.</param>
     /// <param name="weight">The dense weight [out, in], float32.</param>
+    /// <param name="seed">The plan's seed.</param>
     /// <exception cref="EspalierException">When no sequence was seen though figures were asked for.</exception>
-    public LayerContext Context(string name, Tensor weight)
+    public LayerContext Context(string name, Tensor weight, Seed seed = default)
     {
         EspalierException.Require(_sequences > 0 || _needs is CalibrationNeeds.None, $"No calibration sequence reached {name}; the calibration data is empty.");
         using var scope = NewDisposeScope();
@@ -86,6 +87,7 @@ public sealed class LayerStatistics : IDisposable
         {
             Name = name,
             Weight = weight,
+            Seed = seed,
             InputNorms = _needs.HasFlag(CalibrationNeeds.InputNorms) ? (_squares! / _sequences).to(ScalarType.Float32).MoveToOuterDisposeScope() : null,
             Hessian = Hessian(),
             InputMean = mean?.to(ScalarType.Float32).MoveToOuterDisposeScope(),

@@ -20,7 +20,7 @@ public enum Scope
 }
 
 /// <summary>The shapes of zeros that a plan allows. Immutable; checked on construction.</summary>
-public abstract record Pattern
+public abstract partial record Pattern
 {
     private Pattern()
     {
@@ -39,7 +39,13 @@ public abstract record Pattern
     /// <exception cref="EspalierException">Unless 0 &lt; n &lt; m.</exception>
     public static Pattern SemiStructured(int n, int m) => new SemiStructuredPattern(n, m);
 
-    /// <summary>Reads <c>unstructured</c> (with the sparsity given beside it) or <c>N:M</c>.</summary>
+    /// <summary>Whole units go, and with them their rows and columns: the result is a smaller dense model.</summary>
+    /// <param name="sparsity">The share of the parameters of the decoder blocks to remove, in (0, 1); null where <paramref name="options"/> names target sizes.</param>
+    /// <param name="options">Which units, target sizes, rounding; null for heads and neurons.</param>
+    /// <exception cref="EspalierException">Unless a share or sizes are given, one of them.</exception>
+    public static StructuredPattern Structured(double? sparsity = null, StructuredPattern? options = null) => (options ?? new StructuredPattern()).With(sparsity);
+
+    /// <summary>Reads <c>unstructured</c> or <c>structured</c> (with the sparsity given beside it), or <c>N:M</c>.</summary>
     /// <exception cref="EspalierException">For other words, and where an N:M pattern contradicts the sparsity given beside it.</exception>
     public static Pattern Parse(string word, double? sparsity, Scope scope = Scope.Default)
     {
@@ -49,16 +55,25 @@ public abstract record Pattern
             return Unstructured(sparsity.Value, scope);
         }
 
+        if (word == "structured")
+        {
+            RequireNoScope(scope);
+            return Structured(sparsity);
+        }
+
         string[] parts = word.Split(':');
         EspalierException.Require(
             parts.Length == 2 && int.TryParse(parts[0], NumberStyles.None, CultureInfo.InvariantCulture, out _) && int.TryParse(parts[1], NumberStyles.None, CultureInfo.InvariantCulture, out _),
-            $"'{word}' is no pattern; use unstructured, or N:M such as 2:4 (two of every four weights stay).");
+            $"'{word}' is no pattern; use unstructured, structured, or N:M such as 2:4 (two of every four weights stay).");
         var pattern = SemiStructured(int.Parse(parts[0], CultureInfo.InvariantCulture), int.Parse(parts[1], CultureInfo.InvariantCulture));
         EspalierException.Require(sparsity is null || Math.Abs(sparsity.Value - pattern.Sparsity) < 1e-9,
             string.Create(CultureInfo.InvariantCulture, $"The pattern {word} removes {pattern.Sparsity:0.####} of the weights, but the plan asks for a sparsity of {sparsity:0.####}; leave one of them out."));
         EspalierException.Require(scope is Scope.Default, $"The pattern {word} ranks weights within each group of {parts[1]}; leave the scope out.");
         return pattern;
     }
+
+    internal static void RequireNoScope(Scope scope) => EspalierException.Require(scope is Scope.Default,
+        "The pattern 'structured' ranks whole units, so a scope of weights has no meaning; leave it out, or name an allocator (uniform, global, flap).");
 
     /// <summary>Any weight may go: see <see cref="Unstructured"/>.</summary>
     public sealed record UnstructuredPattern : Pattern

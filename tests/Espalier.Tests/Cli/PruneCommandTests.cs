@@ -32,6 +32,12 @@ public sealed class PruneCommandTests
     [InlineData("add --retrain perp", "--sparsity", "0.5", "--steps", "3")]
     [InlineData("needs calibration text", "--sparsity", "0.5")]
     [InlineData("ranks weights within each group", "--pattern", "2:4", "--scope", "row")]
+    [InlineData("--round belongs to structured pruning", "--sparsity", "0.2", "--round", "8")]
+    [InlineData("--kv-heads belongs to structured pruning", "--kv-heads", "1")]
+    [InlineData("only structured does", "--pattern", "2:4", "--uniform")]
+    [InlineData("Did you mean 'neurons'", "--pattern", "structured", "--sparsity", "0.2", "--units", "neuron")]
+    [InlineData("key-value groups of 2", "--criterion", "magnitude", "--pattern", "structured", "--heads", "3")]
+    [InlineData("needs calibration text (flap looks at activations)", "--criterion", "magnitude", "--repair", "flap", "--pattern", "structured", "--sparsity", "0.2")]
     public async Task A_plan_that_cannot_work_gets_a_sentence_and_writes_nothing(string sentence, params string[] words)
     {
         using var folder = new TemporaryFolder();
@@ -39,6 +45,41 @@ public sealed class PruneCommandTests
         tool.Code.ShouldBe(2);
         tool.Error.ShouldContain(sentence);
         Directory.Exists(folder["out"]).ShouldBeFalse();
+    }
+
+    [Theory]
+    [InlineData("prune-structured-sizes", "--neurons", "256", "--kv-heads", "2", "--uniform")]
+    [InlineData("prune-structured-share", "--sparsity", "0.2", "--round", "8")]
+    [InlineData("prune-structured-global", "--sparsity", "0.2", "--allocator", "global")]
+    public async Task A_structured_preview_says_what_is_cut_where(string golden, params string[] words)
+    {
+        using var folder = new TemporaryFolder();
+        Tool tool = await Tool.RunAsync(["prune", Assets.DefaultModel, "--criterion", "magnitude", "--pattern", "structured", .. words, "--out", folder["out"], "--dry-run"], CancellationToken.None);
+        tool.Code.ShouldBe(0, tool.Error);
+        // The first line has the model's path, and time depends on the machine.
+        Golden.Check(golden, string.Join('\n', tool.Output.ReplaceLineEndings("\n").Split('\n').Skip(1).SkipWhile(l => !l.StartsWith("  criterion", StringComparison.Ordinal)).Where(l => !l.StartsWith("Estimated:", StringComparison.Ordinal))));
+        Directory.Exists(folder["out"]).ShouldBeFalse();
+    }
+
+    [Fact]
+    public async Task A_structured_run_writes_a_smaller_model_and_a_plan_that_gives_the_same_bytes_again()
+    {
+        using var folder = new TemporaryFolder();
+        string first = folder["first"], second = folder["second"];
+        Tool tool = await Tool.RunAsync("prune", Assets.DefaultModel, "--criterion", "random", "--pattern", "structured", "--neurons", "256", "--hidden", "144", "--layers", "4", "--uniform", "--seed", "3", "--out", first);
+        tool.Code.ShouldBe(0, tool.Error);
+        tool.Output.ShouldContain("were cut out");
+        tool.Output.ShouldContain("Speed here:");
+        PruningReport report = ReportJson.Load<PruningReport>(Path.Combine(first, "report.json"));
+        report.Structure!.HiddenAfter.ShouldBe(144);
+        report.Structure.Blocks.Count(b => b.Kept).ShouldBe(4);
+        ModelConfig config = ModelConfig.Load(first);
+        (config.HiddenSize, config.IntermediateSize, config.LayerCount, config.HeadDim, config.BlockShapes).ShouldBe((144, 256, 4, 32, null));
+        new FileInfo(Path.Combine(first, "model.safetensors")).Length.ShouldBeLessThan(new FileInfo(Path.Combine(Assets.DefaultModel, "model.safetensors")).Length / 2);
+
+        Tool again = await Tool.RunAsync("prune", Path.Combine(first, "plan.yaml"), "--out", second);
+        again.Code.ShouldBe(0, again.Error);
+        File.ReadAllBytes(Path.Combine(second, "model.safetensors")).ShouldBe(File.ReadAllBytes(Path.Combine(first, "model.safetensors")));
     }
 
     [Fact]

@@ -1,6 +1,7 @@
 using Espalier.Catalogue;
 using Espalier.Methods.Retraining;
 using Espalier.Models;
+using Espalier.Pruning.Measuring;
 using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;

@@ -118,8 +118,6 @@ public sealed partial class DSnoT : IRepair
             return pruned;
         }
 
-        EspalierException.Require(layer.InputNorms is not null && layer.InputMean is not null && layer.WithinVariance is not null,
-            $"DSnoT needs the input norms, means and variances of {layer.Name}; give the plan calibration text.");
         using var scope = NewDisposeScope();
         using var _ = no_grad();
         var rules = new DSnoTRules
@@ -127,8 +125,8 @@ public sealed partial class DSnoT : IRepair
             MaxCycle = MaxCycle, CycleShare = CycleShare, Threshold = Threshold, PowVar = PowVar, RequireSameSign = RequireSameSign,
             GroupSize = pattern is Pattern.SemiStructuredPattern groups ? groups.M : null, GroupMetric = GroupMetric,
         };
-        Tensor sum = layer.InputMean * layer.TokensPerSequence;
-        Tensor keep = Refine(layer.Weight, pruned.Keep, sum, layer.InputNorms, layer.WithinVariance, rules, layer.Name).Keep;
+        Tensor sum = SumPerSequence(layer);
+        Tensor keep = Refine(layer.Weight, pruned.Keep, sum, layer.InputNorms!, layer.WithinVariance!, rules, layer.Name).Keep;
 
         // What stayed keeps its value, which an earlier update may have changed; what grew back is dense again.
         Tensor weight = where(pruned.Keep, pruned.Weight, layer.Weight.detach()).masked_fill(keep.logical_not(), 0);
@@ -139,6 +137,26 @@ public sealed partial class DSnoT : IRepair
         }
 
         return new PrunedLayer(weight.MoveToOuterDisposeScope(), keep.MoveToOuterDisposeScope());
+    }
+
+    /// <summary>Step 4 for a layer of a plan: e, what the pruned weights are expected to add to each row's output, summed over a sequence.</summary>
+    /// <param name="layer">The dense layer with its input norms, means and variances.</param>
+    /// <param name="keep">A mask [out, in], bool.</param>
+    /// <returns>[out], signed.</returns>
+    /// <exception cref="EspalierException">When figures of the inputs are missing.</exception>
+    public static Tensor RowErrors(LayerContext layer, Tensor keep)
+    {
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        return layer.Weight.detach().masked_fill(keep, 0).mv(SumPerSequence(layer)).MoveToOuterDisposeScope();
+    }
+
+    // sum_j: the mean over sequences of the sum over tokens.
+    private static Tensor SumPerSequence(LayerContext layer)
+    {
+        EspalierException.Require(layer is { InputNorms: not null, InputMean: not null, WithinVariance: not null },
+            $"DSnoT needs the input norms, means and variances of {layer.Name}; give the plan calibration text.");
+        return layer.InputMean! * layer.TokensPerSequence;
     }
 
     // ‖(W' − W)·X‖² of each row, up to the factor of H.

@@ -89,7 +89,7 @@ public sealed partial class Flap
         Tensor neurons = adaptive ? Standardise(mlp) : mlp;           // [L, F]
         (Tensor keepHeads, Tensor keepNeurons) = asked.Structure switch
         {
-            FlapStructure.AlAm => OneRanking(heads, neurons, asked),
+            FlapStructure.AlAm => OneRanking(heads, neurons, asked.Units.Weight, asked.Ratio),
             FlapStructure.AlMm => (
                 Above(heads, Budget(asked.RemoveHeads, heads.numel(), "heads")),
                 Above(neurons, Budget(NeuronsToRemove(layers, asked.Intermediate ?? neurons.shape[1], asked, asked.RemoveHeads), neurons.numel(), "neurons"))),
@@ -146,13 +146,13 @@ public sealed partial class Flap
     }
 
     // AL-AM: heads of all layers, then neurons of all layers, best first; the cut is where the kept weight is nearest to what is asked.
-    private static (Tensor Heads, Tensor Neurons) OneRanking(Tensor heads, Tensor neurons, FlapSearch asked)
+    private static (Tensor Heads, Tensor Neurons) OneRanking(Tensor heads, Tensor neurons, long headWeight, double ratio)
     {
         Tensor score = cat([heads.reshape(-1), neurons.reshape(-1)]);
-        Tensor weight = cat([full_like(heads.reshape(-1), asked.Units.Weight), ones_like(neurons.reshape(-1))]);
+        Tensor weight = cat([full_like(heads.reshape(-1), headWeight), ones_like(neurons.reshape(-1))]);
         (Tensor sorted, Tensor order) = score.sort(dim: 0, descending: true, stable: true);
         Tensor kept = weight.index_select(0, order).cumsum(0);
-        double target = weight.sum().item<double>() * (1 - asked.Ratio);
+        double target = weight.sum().item<double>() * (1 - ratio);
         double threshold = sorted[FirstSmallest((kept - target).abs())].item<double>();
 
         // Strict: the unit at the threshold goes too.

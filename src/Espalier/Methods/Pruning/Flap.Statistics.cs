@@ -1,4 +1,5 @@
 using Espalier.Runtime;
+using Espalier.Sparsity;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -18,7 +19,7 @@ public sealed record FlapStatistics(Tensor Baseline, Tensor Fluctuation, Tensor 
 /// published formula means one factor of the square to hold the old mean; its code updates the mean in place, so that both
 /// hold the new one, and the published results are of the code. Not safe for several threads.
 /// </remarks>
-public sealed class FlapAccumulator : IDisposable
+public sealed class FlapAccumulator : IUnitWatch
 {
     private readonly long _width;
     private readonly Tensor _mean;        // [C], float64

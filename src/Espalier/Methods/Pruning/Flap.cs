@@ -26,14 +26,14 @@ public enum FlapMetric
 /// <remarks>
 /// An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models". Figures and metric:
 /// <see cref="FlapAccumulator"/>, <see cref="Metric(FlapStatistics, Tensor, FlapMetric, bool, string)"/>; search over layers:
-/// <see cref="Search"/>, <see cref="Choose"/>; repair: <see cref="Compensate"/>. As the criterion of a plan with masks it
+/// <see cref="Search"/>, <see cref="Choose"/>; repair: <see cref="Compensate"/>. A structured plan takes all three. As the criterion of a plan with masks it
 /// scores whole input channels, so that every row of a layer loses the same ones.
 /// </remarks>
 [Method("flap", "Fluctuation-based Adaptive Structured Pruning for Large Language Models",
     Family = "Pruning",
     Source = "An, Zhao, Yu, Tang, Wang, arXiv 2312.11983, AAAI 2024",
     Summary = "Removes attention heads and neurons that fluctuate least, chooses each layer's width, and repairs outputs with a bias: no retraining.",
-    Fits = "criterion over input channels, heads and neurons; its own search across layers; bias compensation; before perp or distillation")]
+    Fits = "criterion of weights, heads and neurons; allocator and bias repair (structured plans, and any mask); before perp or distillation")]
 public sealed partial class Flap : ICriterion
 {
     /// <summary>What inputs are ranked by; WIFV by default.</summary>

@@ -1,5 +1,5 @@
 using Espalier.Catalogue;
-using Espalier.Pruning;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;

@@ -28,7 +28,7 @@ public enum MagnitudeCount
     Family = "Pruning",
     Source = "Han, Pool, Tran, Dally, arXiv 1506.02626, NIPS 2015",
     Summary = "Removes the smallest |weights|: needs no data, and is the baseline of every other criterion.",
-    Fits = "criterion; unstructured (row, layer, global) or N:M; any allocator, repair and retraining")]
+    Fits = "criterion; unstructured (row, layer, global), N:M or structured (heads, neurons); any allocator, repair and retraining")]
 public sealed partial class Magnitude : IMaskingCriterion
 {
     /// <summary>Which count a layer-wise ranking removes; exact by default, <see cref="MagnitudeCount.Compat"/> equals the published baselines.</summary>

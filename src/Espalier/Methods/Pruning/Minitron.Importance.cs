@@ -1,4 +1,5 @@
 using Espalier.Runtime;
+using Espalier.Sparsity;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -36,7 +37,7 @@ public sealed record HeadRanking(Tensor ChannelScore, Tensor HeadScore, Tensor P
 /// </summary>
 /// <param name="batch">How samples become one.</param>
 /// <param name="sequence">How the tokens of a sample become one; done first.</param>
-public sealed class MinitronAccumulator(MinitronAggregation batch, MinitronAggregation sequence) : IDisposable
+public sealed class MinitronAccumulator(MinitronAggregation batch, MinitronAggregation sequence) : IUnitWatch
 {
     private readonly List<Tensor> _samples = []; // each [b, C], float32
 

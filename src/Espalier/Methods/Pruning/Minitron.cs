@@ -13,13 +13,13 @@ namespace Espalier.Methods.Pruning;
 /// Muralidharan et al., "Compact Language Models via Pruning and Knowledge Distillation". Importance:
 /// <see cref="WidthImportance"/>, <see cref="HeadImportance"/>, <see cref="BlockImportance"/>; cut: <see cref="HeadResidual"/>;
 /// search: <see cref="Enumerate"/>, <see cref="Candidates(MinitronSpace, long, double)"/>; distillation: <see cref="LogitLoss"/>, <see cref="TotalLoss"/>. All
-/// are pure functions; the members of an instance apply its options.
+/// are pure functions; the members of an instance apply its options. As the criterion of a structured plan it ranks heads, neurons, channels and layers.
 /// </remarks>
 [Method("minitron", "Compact Language Models via Pruning and Knowledge Distillation",
     Family = "Pruning",
     Source = "Muralidharan et al. (NVIDIA), arXiv 2407.14679, 2024",
     Summary = "Ranks layers, heads, neurons and channels by activations, cuts to a searched architecture, retrains with the original as teacher.",
-    Fits = "structured criterion for width and depth; architecture search; distillation losses; after or instead of flap, before perp")]
+    Fits = "criterion of a structured pattern (heads, neurons, channels, layers); architecture search; distillation losses; before perp")]
 public sealed partial class Minitron
 {
     /// <summary>How a channel's values over the tokens of a sample become one; mean of |x|.</summary>

@@ -1,4 +1,4 @@
-using Espalier.Pruning;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;

@@ -17,7 +17,7 @@ namespace Espalier.Methods.Pruning;
     Family = "Pruning",
     Source = "Sun, Liu, Bair, Kolter, arXiv 2306.11695, ICLR 2024",
     Summary = "Prunes by |weight| × input norm within each output row: one-shot, no training, seconds per layer.",
-    Fits = "criterion; unstructured (row, layer, global) or N:M; any allocator, repair and retraining")]
+    Fits = "criterion; unstructured (row, layer, global), N:M or structured (heads, neurons); any allocator, repair and retraining")]
 public sealed partial class Wanda : IMaskingCriterion
 {
     /// <summary>

@@ -2,7 +2,7 @@ using Espalier.Models;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
-namespace Espalier.Pruning;
+namespace Espalier.Pruning.Measuring;
 
 /// <summary>
 /// One backward pass of the dense model over calibration text that never holds more than one block: a forward pass keeps

@@ -1,4 +1,4 @@
-namespace Espalier.Pruning;
+namespace Espalier.Pruning.Measuring;
 
 /// <summary>
 /// A part of a plan that has to look at the dense model as a whole before the first block is pruned: gradients,

@@ -2,7 +2,7 @@ using Espalier.Models;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
-namespace Espalier.Pruning;
+namespace Espalier.Pruning.Measuring;
 
 /// <summary>A plan whose parts have measured what they need; holds their results open as long as the plan is used.</summary>
 internal sealed class MeasuredPlan : IDisposable

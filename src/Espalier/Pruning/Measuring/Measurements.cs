@@ -2,7 +2,7 @@ using Espalier.Checkpoints;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
-namespace Espalier.Pruning;
+namespace Espalier.Pruning.Measuring;
 
 /// <summary>
 /// What a part of a plan measured on the dense model, in files of the run's working folder: durable piece by piece, so

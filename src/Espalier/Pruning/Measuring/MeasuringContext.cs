@@ -2,7 +2,7 @@ using Espalier.Models;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
-namespace Espalier.Pruning;
+namespace Espalier.Pruning.Measuring;
 
 /// <summary>What a part of a plan is given to measure the dense model with.</summary>
 public sealed class MeasuringContext

@@ -2,7 +2,7 @@ using Espalier.Models;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
-namespace Espalier.Pruning;
+namespace Espalier.Pruning.Measuring;
 
 /// <summary>One weight changed alone.</summary>
 /// <param name="Weight">The weight's name.</param>

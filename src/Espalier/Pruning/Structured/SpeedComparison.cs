@@ -14,7 +14,10 @@ namespace Espalier.Pruning.Structured;
 /// <param name="Threads">Threads that computed.</param>
 public sealed record SpeedComparison(double DenseTokensPerSecond, double CutTokensPerSecond, int Batch, int Tokens, int Repeats, int Threads)
 {
-    private const int Sequences = 4, MostTokens = 128, Passes = 7;
+    private const int Sequences = 4, MostTokens = 128, FewestPasses = 5, MostPasses = 25;
+
+    /// <summary>Passes are added until they took so long together: short ones need more of them for a steady median.</summary>
+    private static readonly TimeSpan Enough = TimeSpan.FromSeconds(4);
 
     /// <summary>How many times faster the smaller model is.</summary>
     public double Gain => CutTokensPerSecond / DenseTokensPerSecond;
@@ -31,7 +34,8 @@ public sealed record SpeedComparison(double DenseTokensPerSecond, double CutToke
         int tokens = Math.Min(MostTokens, cut.Config.MaxPositions);
         Tensor ids = (arange(Sequences * tokens, ScalarType.Int64, device) * 7919).remainder(cut.Config.VocabSize).reshape(Sequences, tokens);
         var seconds = new Dictionary<LanguageModel, List<double>> { [dense] = [], [cut] = [] };
-        for (int pass = -1; pass < Passes; pass++)
+        var whole = Stopwatch.StartNew();
+        for (int pass = -1; pass < FewestPasses || (pass < MostPasses && whole.Elapsed < Enough); pass++)
         {
             foreach (LanguageModel model in (LanguageModel[])[dense, cut])
             {
@@ -47,9 +51,9 @@ public sealed record SpeedComparison(double DenseTokensPerSecond, double CutToke
             }
         }
 
-        return new SpeedComparison(Speed(dense), Speed(cut), Sequences, tokens, Passes, get_num_threads());
+        return new SpeedComparison(Speed(dense), Speed(cut), Sequences, tokens, seconds[cut].Count, get_num_threads());
 
-        double Speed(LanguageModel model) => Sequences * tokens / seconds[model].Order().ElementAt(Passes / 2);
+        double Speed(LanguageModel model) => Sequences * tokens / seconds[model].Order().ElementAt(seconds[model].Count / 2);
     }
 
     /// <summary>As in "1,234 → 2,345 tokens/s (1.9 times)".</summary>
