@@ -129,17 +129,3 @@ public sealed record SettingSummary(string Setting, IReadOnlyList<ArmSummary> Ar
 /// <param name="Arm">Its name.</param>
 /// <param name="Metrics">Its metrics by name.</param>
 public sealed record ArmSummary(string Arm, IReadOnlyDictionary<string, MetricSummary> Metrics);
-
-/// <summary>One metric over seeds.</summary>
-/// <param name="Mean">The mean.</param>
-/// <param name="StandardDeviation">The sample standard deviation; null for one seed.</param>
-/// <param name="HalfWidth">Half of the 95 % interval; null for one seed.</param>
-/// <param name="Values">Seed by seed.</param>
-public sealed record MetricSummary(double Mean, double? StandardDeviation, double? HalfWidth, IReadOnlyList<double> Values)
-{
-    internal static MetricSummary Of(IReadOnlyList<double> values)
-    {
-        MeanEstimate estimate = Significance.Mean(values);
-        return new MetricSummary(estimate.Mean, estimate.Count > 1 ? estimate.StandardDeviation : null, estimate.Count > 1 ? estimate.HalfWidth : null, values);
-    }
-}

@@ -1,3 +1,4 @@
+using Espalier.Evaluation;
 using Espalier.Reporting;
 
 namespace Espalier.Recipes;

@@ -55,3 +55,10 @@ internal sealed class TemporaryFolder : IDisposable
         }
     }
 }
+
+/// <summary>Tests leave the user's cache alone.</summary>
+internal static class NoCache
+{
+    [System.Runtime.CompilerServices.ModuleInitializer]
+    internal static void TurnOff() => Environment.SetEnvironmentVariable("ESPALIER_CACHE", "none");
+}

@@ -34,6 +34,7 @@ internal static class CommandList
     [
         new QuickstartCommand(),
         new PruneCommand(),
+        new CompareCommand(),
         new MethodsCommand(),
         new InspectCommand(),
         new GenerateCommand(),

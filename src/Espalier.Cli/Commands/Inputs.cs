@@ -1,6 +1,8 @@
+using System.Globalization;
 using Espalier.Checkpoints;
 using Espalier.Data;
 using Espalier.Models;
+using Espalier.Runtime;
 
 namespace Espalier.Cli.Commands;
 
@@ -17,6 +19,18 @@ internal static class Inputs
     /// <summary>The documents of a data set.</summary>
     public static TextDataset Text(string reference, CommandContext context, CancellationToken cancellation) =>
         TextDataset.Open(DataReference.Parse(reference), id => Hub.ResolveDataset(id, context.Progress, cancellation: cancellation));
+
+    /// <summary>The seeds of <c>--seeds</c>.</summary>
+    /// <exception cref="EspalierException">For words that are no seeds, none, or one twice.</exception>
+    public static IReadOnlyList<long> Seeds(string words)
+    {
+        long[] seeds = [.. words.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).Select(word =>
+            long.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out long seed)
+                ? seed
+                : throw new EspalierException($"'{word}' is no seed; seeds are whole numbers, for example --seeds 0,1,2."))];
+        EspalierException.Require(seeds.Length > 0 && seeds.Distinct().Count() == seeds.Length, "Give at least one seed, each once, for example --seeds 0,1,2.");
+        return seeds;
+    }
 
     /// <summary>A model wholly in memory.</summary>
     public static LanguageModel Load(string folder, CommandContext context)

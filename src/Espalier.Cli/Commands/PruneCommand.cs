@@ -122,7 +122,7 @@ internal sealed class PruneCommand : EspalierCommand
         }
 
         PruningReport report = await Pruner.RunAsync(job, context.Progress, cancellation).ConfigureAwait(false);
-        PruningText.Save(report);
+        PruningReportPage.SaveAll(report);
         context.Show(report, () => PruningText.ShowReport(context, report));
         return ExitCode.Success;
     }

@@ -1,27 +1,14 @@
 using System.Globalization;
-using Espalier.Checkpoints;
 using Espalier.Pruning;
 using Espalier.Pruning.Structured;
-using Espalier.Reporting;
 using Spectre.Console;
 using Text = Espalier.Runtime.Text;
 
 namespace Espalier.Cli.Commands;
 
-/// <summary>What <c>prune</c> and <c>quickstart</c> print and write about a run.</summary>
+/// <summary>What <c>prune</c> and <c>quickstart</c> print about a run.</summary>
 internal static class PruningText
 {
-    /// <summary>Writes <c>report.html</c>, <c>report.json</c> and <c>plan.yaml</c> into the output folder.</summary>
-    public static void Save(PruningReport report)
-    {
-        ReportJson.Save(Path.Combine(report.Out, "report.json"), report);
-        PruningReportPage.Make(report).Save(Path.Combine(report.Out, "report.html"));
-        if (report.PlanYaml is not null)
-        {
-            AtomicFile.WriteText(Path.Combine(report.Out, "plan.yaml"), report.PlanYaml);
-        }
-    }
-
     public static void ShowPreview(CommandContext context, PruningJob job, PruningPreview preview)
     {
         IAnsiConsole console = context.Console;

@@ -43,7 +43,7 @@ internal sealed class QuickstartCommand : EspalierCommand
         };
         PruningJob job = await Task.Run(() => PruneJobs.Make(request, context.Device, fresh: true, context.Progress, cancellation), cancellation).ConfigureAwait(false);
         PruningReport report = await Pruner.RunAsync(job, context.Progress, cancellation).ConfigureAwait(false);
-        PruningText.Save(report);
+        PruningReportPage.SaveAll(report);
         context.Show(report, () => PruningText.ShowReport(context, report));
         return ExitCode.Success;
     }

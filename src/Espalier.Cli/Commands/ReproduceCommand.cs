@@ -1,8 +1,6 @@
 using System.CommandLine;
-using System.Globalization;
+using Espalier.Cli.Display;
 using Espalier.Recipes;
-using Espalier.Reporting;
-using Espalier.Runtime;
 using Spectre.Console;
 
 namespace Espalier.Cli.Commands;
@@ -36,8 +34,7 @@ internal sealed class ReproduceCommand : EspalierCommand
     {
         string slug = parsed.GetRequiredValue(_slug).ToLowerInvariant();
         Reproduction.For(slug);
-        long[] seeds = [.. parsed.GetRequiredValue(_seeds).Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).Select(Seed)];
-        EspalierException.Require(seeds.Length > 0 && seeds.Distinct().Count() == seeds.Length, "Give at least one seed, each once, for example --seeds 0,1,2.");
+        IReadOnlyList<long> seeds = Inputs.Seeds(parsed.GetRequiredValue(_seeds));
         string folder = parsed.GetValue(_out) ?? Path.Combine("espalier-reproductions", slug);
         var recipe = new RecipeContext
         {
@@ -52,10 +49,6 @@ internal sealed class ReproduceCommand : EspalierCommand
         return ExitCode.Success;
     }
 
-    private static long Seed(string word) => long.TryParse(word, NumberStyles.None, CultureInfo.InvariantCulture, out long seed)
-        ? seed
-        : throw new EspalierException($"'{word}' is no seed; seeds are whole numbers, for example --seeds 0,1,2.");
-
     private static void Print(CommandContext context, ReproductionReport report, string folder, bool markdown)
     {
         if (markdown)
@@ -66,18 +59,7 @@ internal sealed class ReproduceCommand : EspalierCommand
 
         foreach (ExperimentSummary summary in report.Experiments)
         {
-            Table table = new Table().Border(TableBorder.Rounded).Title(Markup.Escape(summary.Experiment.Name));
-            foreach (Column column in ReproductionPage.Headings(summary))
-            {
-                var heading = new TableColumn(Markup.Escape(column.Heading));
-                table.AddColumn(column.Numeric ? heading.RightAligned() : heading);
-            }
-
-            foreach (IReadOnlyList<string> row in ReproductionPage.Rows(summary))
-            {
-                table.AddRow([.. row.Select(Markup.Escape)]);
-            }
-
+            Table table = Tables.Of(ReproductionPage.Headings(summary), ReproductionPage.Rows(summary)).Title(Markup.Escape(summary.Experiment.Name));
             context.Console.Write(table);
         }
 

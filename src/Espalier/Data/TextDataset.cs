@@ -31,6 +31,14 @@ public sealed class TextDataset
     /// <summary>The files behind it; none for documents given directly.</summary>
     public IReadOnlyList<string> Files => files;
 
+    /// <summary>Places, sizes and times of the files: while this stays the same, so do the documents.</summary>
+    public string State => string.Join('\n', files.Select(path =>
+    {
+        // A snapshot's files are links into the hub's cache.
+        FileSystemInfo target = File.ResolveLinkTarget(path, returnFinalTarget: true) ?? new FileInfo(Path.GetFullPath(path));
+        return FormattableString.Invariant($"{target.FullName} {new FileInfo(target.FullName).Length} {target.LastWriteTimeUtc.Ticks}");
+    }));
+
     /// <summary>The documents, empty ones too.</summary>
     /// <exception cref="EspalierException">While enumerating, when a file is damaged.</exception>
     public IEnumerable<string> Documents => given ?? files.SelectMany(file =>

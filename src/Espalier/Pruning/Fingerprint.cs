@@ -30,9 +30,9 @@ internal static class Fingerprint
         return $"{windows.Length} windows, {Convert.ToHexStringLower(hash.GetHashAndReset())[..16]}";
     }
 
-    // Names, types and shapes of all tensors, and the content of the small ones (every norm and bias): reading every byte
-    // of a large checkpoint would take longer than pruning a block.
-    private static string Of(string folder, Checkpoint checkpoint)
+    /// <summary>A hash over the configuration, the names, types and shapes of all tensors, and the content of the small ones (every norm and bias).</summary>
+    /// <remarks>Reading every byte of a large checkpoint would take longer than pruning a block.</remarks>
+    public static string Of(string folder, Checkpoint checkpoint)
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         hash.AppendData(File.ReadAllBytes(Path.Combine(folder, ModelConfig.FileName)));

@@ -9,41 +9,35 @@ namespace Espalier.Pruning;
 /// <summary>Turns a request in words into a job: finds the model and the texts, and cuts them into windows.</summary>
 public static class PruneJobs
 {
-    private const int LongestCalibration = 2048, LongestContext = 4096;
-
     /// <summary>Makes the job of a request.</summary>
     /// <param name="request">The request.</param>
     /// <param name="device">Where to compute.</param>
     /// <param name="fresh">Start over where unfinished work lies in the output folder.</param>
     /// <param name="progress">Where progress is told.</param>
     /// <param name="cancellation">Ends the work early.</param>
+    /// <param name="shared">The texts of several jobs, so that windows which they share are drawn once; null draws them for this job.</param>
     /// <exception cref="EspalierException">For parts that are unknown or do not go together, and for texts or models that are not there.</exception>
-    public static PruningJob Make(PruneRequest request, Device device, bool fresh, IProgressSink progress, CancellationToken cancellation = default)
+    public static PruningJob Make(PruneRequest request, Device device, bool fresh, IProgressSink progress, CancellationToken cancellation = default, PruneTexts? shared = null)
     {
         PruningPlan plan = request.ToPlan();
         string folder = Hub.Resolve(request.Model, progress, cancellation);
         ModelConfig config = ModelConfig.Load(folder);
         DataSection data = request.Data;
         bool needsText = plan.NeedsCalibration || plan.Retraining is not null || data.Evaluation is not null || data.Prompts.Count > 0;
-        Tokenizer? tokenizer = needsText ? Tokenizer.Load(folder) : null;
-
-        TextDataset Open(string reference) => TextDataset.Open(DataReference.Parse(reference), id => Hub.ResolveDataset(id, progress, cancellation: cancellation));
+        PruneTexts texts = shared ?? new PruneTexts(progress, cancellation);
+        Tokenizer? tokenizer = needsText ? texts.Tokenizer(folder) : null;
         var described = new Dictionary<string, string>();
         long[][] calibration = [], evaluation = [];
         if (plan.NeedsCalibration && data.Calibration is not null)
         {
-            int length = data.Length ?? Math.Min(config.MaxPositions, LongestCalibration);
-            progress.Say($"Reading calibration text {data.Calibration}.");
-            calibration = TokenWindows.ToArrays(CalibrationSampler.Sample(Open(data.Calibration), tokenizer!, data.Samples, length, plan.Seed, progress, cancellation));
-            described["calibration"] = $"{data.Calibration}, {Fingerprint.Windows(calibration)} of {length} tokens";
+            calibration = texts.Calibration(data, folder, config, plan.Seed);
+            described["calibration"] = $"{data.Calibration}, {Fingerprint.Windows(calibration)} of {calibration[0].Length} tokens";
         }
 
         if (data.Evaluation is not null)
         {
-            int context = data.Context ?? Math.Min(config.MaxPositions, LongestContext);
-            progress.Say($"Reading evaluation text {data.Evaluation}.");
-            evaluation = TokenWindows.ForPerplexity(Open(data.Evaluation), tokenizer!, context, data.Windows);
-            described["evaluation"] = $"{data.Evaluation}, {Fingerprint.Windows(evaluation)} of {context} tokens";
+            evaluation = texts.Evaluation(data, folder, config);
+            described["evaluation"] = $"{data.Evaluation}, {Fingerprint.Windows(evaluation)} of {evaluation[0].Length} tokens";
         }
 
         string? training = data.Train ?? data.Calibration;
@@ -62,7 +56,7 @@ public static class PruneJobs
             Evaluation = evaluation,
             RetrainingText = plan.Retraining is null || training is null ? null : (batch, length) =>
             {
-                var text = new PackedTokens(TokenWindows.FromDocuments(Open(training).Documents, tokenizer!), batch, length, new Seed(plan.Seed.For("retraining text")));
+                var text = new PackedTokens(TokenWindows.FromDocuments(texts.Open(training).Documents, tokenizer!), batch, length, new Seed(plan.Seed.For("retraining text")));
                 return (step, micro) => text.Batch(step + micro).to(device);
             },
             Prompts = data.Prompts,

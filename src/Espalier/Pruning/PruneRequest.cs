@@ -69,6 +69,9 @@ public sealed record PruneRequest
     /// <summary>The output folder.</summary>
     public required string Out { get; init; }
 
+    /// <summary>What to call the plan where several are compared; null: the file's name.</summary>
+    public string? Name { get; init; }
+
     /// <summary>The texts.</summary>
     public DataSection Data { get; init; } = new();
 
@@ -128,7 +131,11 @@ public sealed record PruneRequest
         Put(data, "windows", Data.Windows == 0 ? null : Data.Windows);
         Put(data, "context", Data.Context);
         Put(data, "prompts", Data.Prompts.Count == 0 ? null : Data.Prompts);
-        var document = new Dictionary<string, object?> { ["model"] = Model, ["data"] = data, ["prune"] = prune };
+        var document = new Dictionary<string, object?>();
+        Put(document, "name", Name);
+        document["model"] = Model;
+        document["data"] = data;
+        document["prune"] = prune;
         Put(document, "retrain", IsNone(Retrain) ? null : Retrain);
         document["seed"] = Seed;
         Put(document, "memory", Memory);

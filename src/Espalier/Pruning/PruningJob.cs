@@ -28,6 +28,9 @@ public sealed record PruningJob
     /// <summary>Evaluation windows, each of the same number of token ids; empty does not measure perplexity.</summary>
     public long[][] Evaluation { get; init; } = [];
 
+    /// <summary>The dense model's quality on these evaluation windows where it has been measured before; null measures it.</summary>
+    public StageQuality? Dense { get; init; }
+
     /// <summary>Prompts to continue before and after; empty shows none.</summary>
     public IReadOnlyList<string> Prompts { get; init; } = [];
 

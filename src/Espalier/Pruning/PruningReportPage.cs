@@ -1,4 +1,5 @@
 using System.Globalization;
+using Espalier.Checkpoints;
 using Espalier.Pruning.Structured;
 using Espalier.Reporting;
 using Espalier.Runtime;
@@ -9,6 +10,17 @@ namespace Espalier.Pruning;
 public static class PruningReportPage
 {
     private static readonly Dictionary<string, Tone> Tones = new() { ["dense"] = Tone.Slate, ["pruned"] = Tone.Clay, ["repaired"] = Tone.Ochre, ["retrained"] = Tone.Leaf };
+
+    /// <summary>Writes <c>report.html</c>, <c>report.json</c> and <c>plan.yaml</c> into the run's output folder.</summary>
+    public static void SaveAll(PruningReport report)
+    {
+        ReportJson.Save(Path.Combine(report.Out, "report.json"), report);
+        Make(report).Save(Path.Combine(report.Out, "report.html"));
+        if (report.PlanYaml is not null)
+        {
+            AtomicFile.WriteText(Path.Combine(report.Out, "plan.yaml"), report.PlanYaml);
+        }
+    }
 
     /// <summary>Makes the page.</summary>
     public static ReportPage Make(PruningReport report)
@@ -156,11 +168,11 @@ public static class PruningReportPage
     }
 
     // A hub id as it is; of a path its last part.
-    private static string ShortName(string model) => Path.IsPathRooted(model) || model.StartsWith('.') ? Path.GetFileName(model.TrimEnd('/', '\\')) : model;
+    internal static string ShortName(string model) => Path.IsPathRooted(model) || model.StartsWith('.') ? Path.GetFileName(model.TrimEnd('/', '\\')) : model;
 
     private static string Error(double? value) => value is { } v ? v.ToString("G3", CultureInfo.InvariantCulture) : "";
 
-    private static string Percent(double share) => (100 * share).ToString("0.#", CultureInfo.InvariantCulture) + " %";
+    internal static string Percent(double share) => (100 * share).ToString("0.#", CultureInfo.InvariantCulture) + " %";
 
-    private static string Format(double perplexity) => perplexity.ToString(perplexity < 100 ? "0.00" : "0.0", CultureInfo.InvariantCulture);
+    internal static string Format(double perplexity) => perplexity.ToString(perplexity < 100 ? "0.00" : "0.0", CultureInfo.InvariantCulture);
 }

@@ -72,7 +72,15 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         string? spill = preview.Spills ? journal.Folder : null;
         var quality = new List<StageQuality>();
 
-        Measure("dense", quality, model, spill);
+        if (job.Dense is { } known)
+        {
+            quality.Add(known);
+        }
+        else
+        {
+            Measure("dense", quality, model, spill);
+        }
+
         using MeasuredPlan? measured = job.Plan.Measured.Any() ? Timed("measuring", () => MeasuredPlan.Of(job, model, journal.Folder, preview.Spills, progress, cancellation)) : null;
         if (measured is not null)
         {

@@ -16,7 +16,7 @@ public sealed record Series(string Name, IReadOnlyList<(double X, double Y)> Poi
 /// <summary>Lines over a common axis, such as a loss over steps; noisy ones are drawn faint with a smoothed line on top.</summary>
 public sealed class LineChart : Chart
 {
-    private const double Left = 52, Right = 16, Top = 26, Bottom = 40, Height = 300;
+    private const double Height = 300;
     private const int MostPoints = 500, MostTargets = 60;
 
     /// <summary>The lines.</summary>
@@ -49,9 +49,9 @@ public sealed class LineChart : Chart
     {
         var svg = new Svg(width, Height);
         double lowX = Finite.Min(p => p.X), highX = Finite.Max(p => p.X), lowY = Finite.Min(p => p.Y), highY = Finite.Max(p => p.Y);
-        Axis x = Axis.Exact(lowX, highX, Left, width - Right, width < 500 ? 5 : 8);
-        Axis y = Logarithmic ? Axis.Logarithmic(lowY, highY, Height - Bottom, Top) : Axis.Linear(lowY, highY, Height - Bottom, Top);
-        Frame(svg, x, y);
+        Axis x = Axis.Exact(lowX, highX, Plane.Left, width - Plane.Right, width < 500 ? 5 : 8);
+        Axis y = Logarithmic ? Axis.Logarithmic(lowY, highY, Height - Plane.Bottom, Plane.Top) : Axis.Linear(lowY, highY, Height - Plane.Bottom, Plane.Top);
+        Plane.Frame(svg, x, y, XLabel, YLabel);
         foreach (Series line in Lines)
         {
             DrawLine(svg, line, x, y);
@@ -109,23 +109,6 @@ public sealed class LineChart : Chart
                 svg.Dot(x.At(shown[i].X), y.At(shown[i].Y), shown.Length <= 25 ? 3.5 : 6, $"{marked} {tone}", $"{line.Name} {Axis.Label(shown[i].Y)} at {XLabel} {Axis.Label(shown[i].X)}");
             }
         }
-    }
-
-    private void Frame(Svg svg, Axis x, Axis y)
-    {
-        foreach (double tick in y.Ticks)
-        {
-            svg.Line(Left, y.At(tick), svg.Width - Right, y.At(tick), "grid");
-            svg.Text(Left - 8, y.At(tick) + 4, Axis.Label(tick), "tick", "end");
-        }
-
-        foreach (double tick in x.Ticks)
-        {
-            svg.Text(x.At(tick), Height - Bottom + 18, Axis.Label(tick), "tick", "middle");
-        }
-
-        svg.Text((Left + svg.Width - Right) / 2, Height - 4, XLabel, "axis", "middle");
-        svg.Text(2, 11, YLabel, "axis");
     }
 
     private bool Drawable(double value) => double.IsFinite(value) && (!Logarithmic || value > 0);

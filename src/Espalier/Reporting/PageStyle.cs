@@ -65,6 +65,8 @@ internal static class PageStyle
         svg .bar { fill: var(--c); } svg .bar:hover { filter: brightness(1.12); }
         svg .line { fill: none; stroke: var(--c); stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
         svg .faint { stroke-width: 1; opacity: .32; }
+        svg .dashed { fill: none; stroke: var(--c); stroke-width: 1.6; stroke-dasharray: 5 4; }
+        svg .ring { fill: none; stroke: var(--c); stroke-width: 1.4; }
         svg .dot { fill: var(--c); opacity: 0; } svg .dot.shown, svg .dot:hover { opacity: 1; }
         svg .cell { fill: color-mix(in oklab, var(--heat1) calc(var(--v) * 100%), var(--heat0)); }
         svg .cell:hover { stroke: var(--ink); stroke-width: 1.5; }

@@ -87,6 +87,20 @@ public sealed class PlanFile
     public PlanFile With(string path, object? value) =>
         new(Origin, Changed(Values, path.Split('.'), 0, value), _lines);
 
+    /// <summary>Whether the plan has a word at its top.</summary>
+    public bool Has(string word) => Values.Keys.Any(k => Bare(k) == Bare(word));
+
+    /// <summary>The maps of a list as plans of their own, with their lines in this file.</summary>
+    /// <param name="word">The list's word ("plans").</param>
+    /// <exception cref="EspalierException">When the word holds something other than a list of maps.</exception>
+    public IReadOnlyList<PlanFile> Parts(string word)
+    {
+        object? list = Values.FirstOrDefault(v => Bare(v.Key) == Bare(word)).Value;
+        EspalierException.Require(list is IReadOnlyList<object?> items && items.All(i => i is IReadOnlyDictionary<string, object?>),
+            $"{Place(word)}: '{word}' is a list of maps, one for each, for example '- {{ name: first }}'.");
+        return [.. ((IReadOnlyList<object?>)list!).Select((item, i) => new PlanFile(Origin, (IReadOnlyDictionary<string, object?>)item!, LinesUnder($"{Bare(word)}[{i}].")))];
+    }
+
     /// <summary>Fills an options record; unknown words are named with their line and the nearest known one.</summary>
     /// <typeparam name="T">The record.</typeparam>
     /// <exception cref="EspalierException">For unknown words and values of the wrong kind.</exception>
@@ -105,6 +119,9 @@ public sealed class PlanFile
 
     /// <summary>"plan.yaml, line 4" where the word's line is known, else where the plan comes from.</summary>
     public string Place(string path) => LineOf(path) is { } line ? $"{Origin}, line {line}" : Origin;
+
+    private Dictionary<string, long> LinesUnder(string prefix) =>
+        _lines.Where(l => l.Key.StartsWith(prefix, StringComparison.Ordinal)).ToDictionary(l => l.Key[prefix.Length..], l => l.Value, StringComparer.OrdinalIgnoreCase);
 
     private void Check(IReadOnlyDictionary<string, object?> values, Type type, string path)
     {
@@ -153,7 +170,7 @@ public sealed class PlanFile
                 var list = new List<object?>();
                 foreach (YamlNode item in sequence)
                 {
-                    list.Add(Convert(item, path, origin, lines, ref nodes, depth + 1));
+                    list.Add(Convert(item, $"{path}[{list.Count}]", origin, lines, ref nodes, depth + 1));
                 }
 
                 return list;

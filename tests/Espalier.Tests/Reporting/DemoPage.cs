@@ -1,4 +1,5 @@
 using System.Globalization;
+using Espalier.Evaluation;
 using Espalier.Reporting;
 using Espalier.Runtime;
 
@@ -71,6 +72,16 @@ internal static class DemoPage
                             new("wanda + perp", [(0.3, 76), (0.5, 78), (0.6, 83), (0.7, 98), (0.8, 140)]),
                         ],
                     }))
+            .Section("What quality costs", "The line joins what nothing beats in both figures.",
+                new ScatterChart
+                {
+                    Title = "Perplexity against size",
+                    XLabel = "parameters that are not zero",
+                    YLabel = "perplexity",
+                    Front = Goal.Lower,
+                    Reference = ("dense", 75.7),
+                    Points = [new("magnitude", 1_300_000, 131, null, 2), new("wanda", 1_310_000, 97, 9_000, 1.5), new("sparsegpt", 1_300_000, 92, null, 1), new("wanda, 30 %", 1_900_000, 77)],
+                })
             .Section("In its own words", "The same prompts, continued greedily.",
                 new TextSamples(
                 [

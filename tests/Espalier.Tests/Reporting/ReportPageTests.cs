@@ -34,6 +34,7 @@ public sealed partial class ReportPageTests
                 new BarChart { Title = evil, Note = evil, Bars = [new(evil, 1, Shown: evil)] },
                 new LineChart { Title = evil, XLabel = evil, YLabel = evil, Lines = [Series.Of(evil, [1, 2]), Series.Of(evil, [2, 1])] },
                 new ColumnChart { Title = evil, Places = [evil], Columns = [new(evil, [1.0])], XLabel = evil, YLabel = evil, Format = _ => evil },
+                new ScatterChart { Title = evil, XLabel = evil, YLabel = evil, Reference = (evil, 1), Points = [new(evil, 1, 2)] },
                 new HeatGrid { Title = evil, Rows = [evil], Columns = [evil], Values = [[0.5]], XLabel = evil, Format = _ => evil })
             .ToHtml();
         Regex.Count(html, "<script>").ShouldBe(1);
@@ -44,7 +45,7 @@ public sealed partial class ReportPageTests
     public void Every_drawing_is_well_formed_and_described()
     {
         MatchCollection drawings = Drawing().Matches(_html);
-        drawings.Count.ShouldBe(1 + (5 * 2)); // the mark, and five charts at two widths
+        drawings.Count.ShouldBe(1 + (6 * 2)); // the mark, and six charts at two widths
         foreach (Match drawing in drawings)
         {
             XElement svg = XElement.Parse(drawing.Value);

@@ -1,0 +1,157 @@
+using System.Globalization;
+using Espalier.Evaluation;
+
+namespace Espalier.Reporting;
+
+/// <summary>One thing with two figures.</summary>
+/// <param name="Name">What stands beside it.</param>
+/// <param name="X">Its first figure; a point that is not finite is left out.</param>
+/// <param name="Y">Its second figure.</param>
+/// <param name="XError">Half of the bar along x; null for none.</param>
+/// <param name="YError">Half of the bar along y; null for none.</param>
+public sealed record ScatterPoint(string Name, double X, double Y, double? XError = null, double? YError = null);
+
+/// <summary>Points with their names and error bars, and the Pareto front as a line through those that no other point beats.</summary>
+public sealed class ScatterChart : Chart
+{
+    private const double Height = 340, Radius = 5;
+
+    // What differs by less than this share of itself is not drawn far apart.
+    private const double LeastSpan = 0.1;
+
+    /// <summary>The points.</summary>
+    public required IReadOnlyList<ScatterPoint> Points { get; init; }
+
+    /// <summary>What x is ("parameters").</summary>
+    public string XLabel { get; init; } = "";
+
+    /// <summary>What y is ("perplexity"); less of it is better.</summary>
+    public string YLabel { get; init; } = "";
+
+    /// <summary>Which way x gets better, to draw the Pareto front; null draws none.</summary>
+    public Goal? Front { get; init; }
+
+    /// <summary>A value of y to compare with, drawn across ("dense"); null for none.</summary>
+    public (string Name, double Y)? Reference { get; init; }
+
+    /// <summary>Draws y on a logarithmic axis; values must be positive.</summary>
+    public bool Logarithmic { get; init; }
+
+    /// <inheritdoc/>
+    protected override bool IsEmpty => !Shown.Any();
+
+    /// <inheritdoc/>
+    protected override string Description => string.Create(CultureInfo.InvariantCulture,
+        $"{Title}: {string.Join("; ", Shown.Select(p => $"{p.Name} {Axis.Label(p.Y)} at {Axis.Label(p.X)}"))}{(Front is null ? "" : $"; on the Pareto front: {string.Join(", ", OnFront.Select(p => p.Name))}")}");
+
+    private protected override IReadOnlyList<(string Name, Tone Tone)> Keys =>
+        Front is null ? [] : [("on the Pareto front", Tone.Leaf), ("beaten in both by another", Tone.Stone)];
+
+    private ScatterPoint[] Shown => [.. Points.Where(p => double.IsFinite(p.X) && double.IsFinite(p.Y) && (!Logarithmic || p.Y > 0))];
+
+    private ScatterPoint[] OnFront
+    {
+        get
+        {
+            ScatterPoint[] shown = Shown;
+            return Front is { } goal ? [.. ParetoFront.Of([.. shown.Select(p => (p.X, p.Y))], goal).Select(i => shown[i])] : [];
+        }
+    }
+
+    private protected override Svg Draw(double width)
+    {
+        var svg = new Svg(width, Height);
+        ScatterPoint[] shown = Shown, front = OnFront;
+        double lowX = shown.Min(p => p.X - Bar(p.XError)), highX = shown.Max(p => p.X + Bar(p.XError));
+        double room = Math.Max((highX - lowX) * 0.06, ((Math.Max(Math.Abs(lowX), Math.Abs(highX)) * LeastSpan) - (highX - lowX)) / 2);
+        double[] ys = [.. shown.SelectMany(p => new[] { Low(p), p.Y + Bar(p.YError) }), .. Reference is { } r ? [r.Y] : Array.Empty<double>()];
+        Axis x = Axis.Exact(lowX - room, highX + room, Plane.Left, width - Plane.Right, width < 500 ? 4 : 8);
+        Axis y = Logarithmic ? Axis.Logarithmic(ys.Min(), ys.Max(), Height - Plane.Bottom, Plane.Top) : Axis.Linear(ys.Min(), ys.Max(), Height - Plane.Bottom, Plane.Top);
+        Plane.Frame(svg, x, y, XLabel, YLabel);
+        if (Reference is { } across)
+        {
+            svg.Polyline([(Plane.Left, y.At(across.Y)), (width - Plane.Right, y.At(across.Y))], $"dashed {Svg.ToneClass(Tone.Slate)}");
+            svg.Text(width - Plane.Right, y.At(across.Y) - 5, across.Name, "tick", "end");
+        }
+
+        if (front.Length > 1)
+        {
+            svg.Polyline(front.Select(p => (x.At(p.X), y.At(p.Y))), $"line {Svg.ToneClass(Tone.Leaf)}");
+        }
+
+        var taken = shown.SelectMany(p => Boxes(p, x, y)).Concat(front.Zip(front.Skip(1)).SelectMany(s => Along(s.First, s.Second, x, y))).ToList();
+        foreach (ScatterPoint point in shown)
+        {
+            DrawPoint(svg, point, x, y, front.Contains(point));
+            Label(svg, point.Name, x.At(point.X), y.At(point.Y), taken);
+        }
+
+        return svg;
+    }
+
+    private void DrawPoint(Svg svg, ScatterPoint point, Axis x, Axis y, bool onFront)
+    {
+        double atX = x.At(point.X), atY = y.At(point.Y);
+        if (point.XError is { } dx)
+        {
+            svg.Line(x.At(point.X - dx), atY, x.At(point.X + dx), atY, "error");
+        }
+
+        if (point.YError is { } dy)
+        {
+            svg.Line(atX, y.At(Low(point)), atX, y.At(point.Y + dy), "error");
+        }
+
+        string tone = Svg.ToneClass(Front is null || onFront ? Tone.Leaf : Tone.Stone);
+        if (onFront)
+        {
+            svg.Dot(atX, atY, Radius + 3.5, $"ring {tone}", point.Name);
+        }
+
+        svg.Dot(atX, atY, Radius, $"dot shown {tone}", $"{point.Name}: {YLabel} {Axis.Label(point.Y)}{Within(point.YError)}, {XLabel} {Axis.Label(point.X)}{Within(point.XError)}");
+    }
+
+    // What no name may cover: the point and its bars.
+    private IEnumerable<Box> Boxes(ScatterPoint p, Axis x, Axis y)
+    {
+        double left = x.At(p.X - Bar(p.XError)), right = x.At(p.X + Bar(p.XError)), top = y.At(p.Y + Bar(p.YError)), bottom = y.At(Low(p));
+        return [new(x.At(p.X) - Radius, y.At(p.Y) - Radius, 2 * Radius, 2 * Radius), new(left, y.At(p.Y) - 1, right - left, 2), new(x.At(p.X) - 1, top, 2, bottom - top)];
+    }
+
+    // The line between two members of the front, as small pieces.
+    private static IEnumerable<Box> Along(ScatterPoint from, ScatterPoint to, Axis x, Axis y)
+    {
+        const int Pieces = 60;
+        return Enumerable.Range(0, Pieces + 1).Select(i => i / (double)Pieces).Select(share =>
+            new Box(x.At(from.X) + (share * (x.At(to.X) - x.At(from.X))) - 1, y.At(from.Y) + (share * (y.At(to.Y) - y.At(from.Y))) - 1, 2, 2));
+    }
+
+    // The first place beside the point where its name covers no point and no other name.
+    private static void Label(Svg svg, string name, double x, double y, List<Box> taken)
+    {
+        double wide = Svg.TextWidth(name), aside = Radius + 7;
+        (double X, double Y, string Anchor)[] places =
+        [
+            (x + aside, y + 4, "start"), (x - aside, y + 4, "end"), (x, y - 12, "middle"), (x, y + 22, "middle"),
+            (x + aside, y - 10, "start"), (x + aside, y + 18, "start"), (x - aside, y - 10, "end"), (x - aside, y + 18, "end"),
+        ];
+        int free = Array.FindIndex(places, p => Place(p) is var box && box.X >= Plane.Left && box.X + wide <= svg.Width && box.Y >= 0 && !taken.Any(t => t.Meets(box)));
+        (double X, double Y, string Anchor) chosen = places[Math.Max(free, 0)];
+        taken.Add(Place(chosen));
+        svg.Text(chosen.X, chosen.Y, name, "", chosen.Anchor);
+
+        Box Place((double X, double Y, string Anchor) p) => new(p.Anchor switch { "start" => p.X, "end" => p.X - wide, _ => p.X - (wide / 2) }, p.Y - 11, wide, 14);
+    }
+
+    private static double Bar(double? error) => error is { } half && double.IsFinite(half) ? half : 0;
+
+    // On a logarithmic axis a bar that would reach zero ends at half of its value.
+    private double Low(ScatterPoint point) => Logarithmic ? Math.Max(point.Y - Bar(point.YError), point.Y / 2) : point.Y - Bar(point.YError);
+
+    private static string Within(double? error) => error is { } half ? $" ± {Axis.Label(half)}" : "";
+
+    private readonly record struct Box(double X, double Y, double Width, double Height)
+    {
+        public bool Meets(Box other) => X < other.X + other.Width && other.X < X + Width && Y < other.Y + other.Height && other.Y < Y + Height;
+    }
+}
