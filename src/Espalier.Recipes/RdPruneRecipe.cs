@@ -75,7 +75,7 @@ public sealed class RdPruneRecipe : Recipe
 
         Measurements Curves(bool worstCase)
         {
-            var part = new RdPrune { Levels = smoke ? 4 : 20, WorstCase = worstCase };
+            var part = new RdPrune { Levels = smoke ? 10 : 20, WorstCase = worstCase };
             return bench.Measure(part, Plan(Pattern.Unstructured(0.5), part));
         }
     }

@@ -14,7 +14,10 @@ public sealed class PlanMatrixTests
 {
     private const double Sparsity = 0.4;
 
-    public static TheoryData<string> Criteria => [.. MethodCatalogue.Default.Supplying<ICriterion>().Select(e => e.Slug)];
+    public static TheoryData<string> Criteria =>
+        [.. MethodCatalogue.Default.Supplying<ICriterion>().Select(e => e.Slug).Where(s => Part<ICriterion>(s) is not IUnitCriterion { UnitsOnly: true })];
+
+    public static TheoryData<string> UnitCriteria => [.. MethodCatalogue.Default.Supplying<IUnitCriterion>().Select(e => e.Slug)];
 
     [Theory]
     [MemberData(nameof(Criteria))]
@@ -75,6 +78,38 @@ public sealed class PlanMatrixTests
         using LanguageModel model = LanguageModel.Load(job.Out);
         IReadOnlyDictionary<string, SparsityMask> masks = SparsityMasks.Load(job.Out);
         model.Blocks.SelectMany(b => b.Linears).ShouldAllBe(l => masks[l.Name].Revived(l.Linear.Matrix.detach()) == 0);
+    }
+
+    [Theory]
+    [MemberData(nameof(UnitCriteria))]
+    public void Unit_criteria_go_with_every_allocator_and_bias_and_leave_a_smaller_model(string criterion)
+    {
+        using var folder = new TemporaryFolder();
+        Pattern pattern = Pattern.Structured(Sparsity, new() { Round = 1 });
+        PruningJob job = PrunerTests.Job(folder, "llama", Part<IUnitCriterion>(criterion), pattern);
+        using LanguageModel dense = LanguageModel.Load(job.Folder);
+        int ran = 0;
+        foreach (string allocator in MethodCatalogue.Default.Supplying<IUnitAllocator>().Select(e => e.Slug))
+        {
+            foreach (string? repair in (string?[])[null, .. MethodCatalogue.Default.Supplying<IBiasRepair>().Select(e => e.Slug)])
+            {
+                PruningPlan plan = job.Plan with { UnitAllocator = Part<IUnitAllocator>(allocator), Repair = repair is null ? null : Part<IRepair>(repair) };
+                if (Refused(plan))
+                {
+                    continue;
+                }
+
+                using PrunedModel pruned = Pruner.InMemory(job with { Plan = plan }, SilentProgress.Instance);
+                pruned.Masks.ShouldBeEmpty();
+                double kept = Weights(pruned.Model) / (double)Weights(dense);
+                kept.ShouldBeInRange(1 - Sparsity - 0.2, 1 - Sparsity + 0.2, $"{criterion} × {allocator} × {repair ?? "none"}"); // a head of the tiny model is a fifth of its block
+                ran++;
+            }
+        }
+
+        ran.ShouldBeGreaterThan(3);
+
+        static long Weights(LanguageModel model) => model.Blocks.SelectMany(b => b.Linears).Sum(l => l.Linear.OutFeatures * l.Linear.InFeatures);
     }
 
     private static bool Refused(PruningPlan plan)

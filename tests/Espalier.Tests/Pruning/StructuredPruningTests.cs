@@ -281,7 +281,7 @@ public sealed class StructuredPruningTests
             ("{ criterion: wanda, pattern: { method: unstructured, round: 8 }, sparsity: 0.2 }", "only structured does"),
             ("{ criterion: wanda, pattern: { method: structured, rond: 8 }, sparsity: 0.2 }", "Did you mean 'round'"),
             ("{ criterion: wanda, pattern: structured, sparsity: 0.2, scope: row }", "a scope of weights has no meaning"),
-            ("{ criterion: wanda, sparsity: 0.2, allocator: global }", "goes with the pattern structured"),
+            ("{ criterion: wanda, sparsity: 0.2, allocator: flap }", "goes with the pattern structured"),
         })
         {
             Should.Throw<EspalierException>(() => PlanFile.Parse($"{{ model: m, out: o, prune: {prune} }}", "p").Bind<PruneRequest>().ToPlan()).Message.ShouldContain(sentence);
