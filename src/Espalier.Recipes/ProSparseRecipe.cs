@@ -36,7 +36,7 @@ public sealed class ProSparseRecipe : Recipe
     private static readonly Experiment Kernel = new()
     {
         Name = "one token through one feed-forward part",
-        About = "D = 512, F = 1,536, random weights, a threshold that leaves 10 % of the neurons active; the same result within rounding.",
+        About = "The sizes of a 1.1-billion Llama: D = 2,048, F = 5,632; random weights, one thread, a threshold that leaves 10 % of the neurons active; the same result within rounding.",
         Arms = [Dense, Sparse],
         Metric = Milliseconds,
     };
@@ -73,7 +73,7 @@ public sealed class ProSparseRecipe : Recipe
         Arm(StagedHigh, new ProSparse { Peak = High, Stages = PenaltyStages.Small });
         Arm(FixedLow, new ProSparse { Peaks = [Low], Ends = [steps], SubstitutionSteps = warm });
         Arm(FixedHigh, new ProSparse { Peaks = [High], Ends = [steps], SubstitutionSteps = warm });
-        measured.AddRange(RunKernel(seed, smoke ? 3 : 200));
+        measured.AddRange(RunKernel(seed, smoke ? 3 : 100));
         return measured;
 
         void Arm(string name, ProSparse? method)
@@ -188,8 +188,8 @@ public sealed class ProSparseRecipe : Recipe
         using var scope = NewDisposeScope();
         using var frozen = no_grad();
         using Generator generator = seed.Generator("kernel");
-        Tensor ws = randn([1536, 512], generator: generator), w1 = randn([1536, 512], generator: generator), w2 = randn([512, 1536], generator: generator) / 512, x = randn([1, 512], generator: generator);
-        double t = nn.functional.linear(x, ws).flatten().kthvalue(1382, 0, false).values.item<float>();
+        Tensor ws = randn([5632, 2048], generator: generator), w1 = randn([5632, 2048], generator: generator), w2 = randn([2048, 5632], generator: generator) / 2048, x = randn([1, 2048], generator: generator);
+        double t = nn.functional.linear(x, ws).flatten().kthvalue(5069, 0, false).values.item<float>();
         using var sparse = new SparseFeedForward(ws, w1, w2, FeedForwardActivation.FatRelu, t);
         Tensor whole = ProSparse.FeedForward(x, ws, w1, w2, FeedForwardActivation.FatRelu, t).Y;
         double difference = ((sparse.Forward(x) - whole).abs().max() / whole.abs().max()).item<float>();

@@ -1,5 +1,6 @@
 using Espalier.Checkpoints;
 using Espalier.Methods.Pruning;
+using Espalier.Methods.Retraining;
 using Espalier.Models;
 using Espalier.Pruning;
 using Espalier.Runtime;
@@ -126,11 +127,34 @@ public sealed class PrunerTests
 
         PruningJob interrupted = job with { Out = folder["halves"] };
         using var stop = new CancellationTokenSource();
-        await Should.ThrowAsync<OperationCanceledException>(() => Pruner.RunAsync(interrupted, new StopAfterFirstBlock(stop), stop.Token));
+        await Should.ThrowAsync<OperationCanceledException>(() => Pruner.RunAsync(interrupted, new StopAt(stop, "sparsity/", 0), stop.Token));
         Directory.GetFiles(Path.Combine(interrupted.Out, ".espalier-work"), "block-*").Length.ShouldBe(1);
         File.Exists(Path.Combine(interrupted.Out, "model.safetensors")).ShouldBeFalse();
         await Pruner.RunAsync(interrupted, SilentProgress.Instance);
         File.ReadAllBytes(Path.Combine(interrupted.Out, "model.safetensors")).ShouldBe(File.ReadAllBytes(Path.Combine(job.Out, "model.safetensors")));
+    }
+
+    [Fact]
+    public async Task An_interrupted_retraining_continues_and_ends_with_the_same_bytes()
+    {
+        using var folder = new TemporaryFolder();
+        PruningJob job = Job(folder, "llama", new Wanda(), Pattern.Unstructured(0.5)) with { Out = folder["whole"] };
+        long[][] windows = job.Calibration;
+        job = job with
+        {
+            Plan = job.Plan with { Retraining = new Perp { Subset = Subset.Norms | Subset.MaskLora, Steps = 6, Batch = 2, Length = 12, Rank = 2, LearningRate = 1e-2 } },
+            RetrainingText = (batch, _) => (step, _) => stack([.. Enumerable.Range(0, batch).Select(i => tensor(windows[(step + i) % windows.Length]))]),
+        };
+        await Pruner.RunAsync(job, SilentProgress.Instance);
+
+        PruningJob halves = job with { Out = folder["halves"] };
+        using var stop = new CancellationTokenSource();
+        await Should.ThrowAsync<OperationCanceledException>(() => Pruner.RunAsync(halves, new StopAt(stop, "learning rate", 0), stop.Token));
+        Directory.Exists(Path.Combine(halves.Out, ".espalier-work", "retraining")).ShouldBeTrue();
+        File.Exists(Path.Combine(halves.Out, "model.safetensors")).ShouldBeFalse();
+        PruningReport report = await Pruner.RunAsync(halves, SilentProgress.Instance);
+        report.Losses.Count.ShouldBe(6);
+        File.ReadAllBytes(Path.Combine(halves.Out, "model.safetensors")).ShouldBe(File.ReadAllBytes(Path.Combine(job.Out, "model.safetensors")));
     }
 
     [Fact]
@@ -139,7 +163,7 @@ public sealed class PrunerTests
         using var folder = new TemporaryFolder();
         PruningJob job = Job(folder, "llama", new Wanda(), Pattern.Unstructured(0.5));
         using var stop = new CancellationTokenSource();
-        await Should.ThrowAsync<OperationCanceledException>(() => Pruner.RunAsync(job, new StopAfterFirstBlock(stop), stop.Token));
+        await Should.ThrowAsync<OperationCanceledException>(() => Pruner.RunAsync(job, new StopAt(stop, "sparsity/", 0), stop.Token));
         PruningJob other = job with { Plan = job.Plan with { Pattern = Pattern.Unstructured(0.7) } };
         EspalierException refused = await Should.ThrowAsync<EspalierException>(() => Pruner.RunAsync(other, SilentProgress.Instance));
         refused.Message.ShouldContain("another sparsity");
@@ -228,10 +252,10 @@ public sealed class PrunerTests
         };
     }
 
-    /// <summary>Cancels when the first block has been made durable.</summary>
-    private sealed class StopAfterFirstBlock(CancellationTokenSource source) : IProgressSink
+    /// <summary>Cancels when a figure of a name is reported for a step.</summary>
+    private sealed class StopAt(CancellationTokenSource source, string name, long at) : IProgressSink
     {
-        public IProgressTask Begin(string name, long total, string unit) => SilentProgress.Instance;
+        public IProgressTask Begin(string begun, long total, string unit) => SilentProgress.Instance;
 
         public void Say(string message)
         {
@@ -243,7 +267,7 @@ public sealed class PrunerTests
 
         public void Report(string reported, long step, double value)
         {
-            if (reported.StartsWith("sparsity/", StringComparison.Ordinal))
+            if (reported.StartsWith(name, StringComparison.Ordinal) && step >= at)
             {
                 source.Cancel();
             }
