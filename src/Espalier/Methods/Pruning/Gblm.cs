@@ -326,7 +326,15 @@ public sealed partial class Gblm : IMaskingCriterion, IMeasuredPart
             }
         }
 
-        public Tensor Norm() => norm is GradientNorm.L1 ? _total!.clone() : _total!.sqrt();
+        // In place: a second tensor for every weight of a block would be the largest thing in memory.
+        public Tensor Norm()
+        {
+            using var scope = NewDisposeScope();
+            Tensor total = norm is GradientNorm.L1 ? _total! : _total!.sqrt_();
+            _total = null;
+            scope.Attach(total);
+            return total.MoveToOuterDisposeScope();
+        }
 
         public void Dispose() => _total?.Dispose();
     }

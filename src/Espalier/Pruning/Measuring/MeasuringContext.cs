@@ -8,7 +8,7 @@ namespace Espalier.Pruning.Measuring;
 public sealed class MeasuringContext
 {
     /// <summary>From this many bytes on hidden states go to files even where no memory budget was given.</summary>
-    private const long LargestInMemory = 1L << 30;
+    private const long LargestInMemory = 1L << 28;
 
     /// <summary>The dense model, opened and not loaded.</summary>
     public required StreamedModel Model { get; init; }
