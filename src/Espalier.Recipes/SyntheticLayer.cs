@@ -59,6 +59,20 @@ public sealed class SyntheticLayer : IDisposable
         }
     }
 
+    /// <summary>
+    /// Inputs with means and spreads of their own: x_j = mu_j + sigma_j·noise, mu of 3·N(0, 1), sigma log-uniform in [0.1, 2]; W = 0.1·N(0, 1)
+    /// [48, 64]; 40 sequences of 50 tokens. What an input adds on average can be told from what it tells.
+    /// </summary>
+    /// <param name="seed">Fixes all of it.</param>
+    public static SyntheticLayer Fluctuating(Seed seed)
+    {
+        using var scope = NewDisposeScope();
+        using Generator generator = seed.Generator("synthetic layer");
+        Tensor weight = 0.1 * randn([48, 64], generator: generator), mu = 3 * randn([64], generator: generator);
+        Tensor sigma = (rand([64], generator: generator) * Math.Log(20) + Math.Log(0.1)).exp();
+        return new SyntheticLayer(weight, mu + (sigma * randn([40, 50, 64], generator: generator)));
+    }
+
     /// <summary>Gives the layer, with the figures of its inputs, to parts of a plan.</summary>
     /// <param name="needs">What they need to know.</param>
     /// <param name="use">Receives the layer; what it makes is disposed afterwards.</param>
@@ -73,11 +87,13 @@ public sealed class SyntheticLayer : IDisposable
 
     /// <summary>The mean squared error of the output against the dense layer's, over all tokens and rows.</summary>
     /// <param name="weight">The changed weight [out, in].</param>
-    public double OutputError(Tensor weight)
+    /// <param name="bias">A bias [out] that the changed layer has; null for none.</param>
+    public double OutputError(Tensor weight, Tensor? bias = null)
     {
         using var scope = NewDisposeScope();
         using var _ = no_grad();
-        return Inputs.reshape(-1, Weight.shape[1]).mm((weight - Weight).t()).pow(2).mean().item<float>();
+        Tensor difference = Inputs.reshape(-1, Weight.shape[1]).mm((weight - Weight).t());
+        return (bias is null ? difference : difference + bias).pow(2).mean().item<float>();
     }
 
     /// <inheritdoc/>
