@@ -25,7 +25,7 @@ public static class PruningReportPage
     /// <summary>Makes the page.</summary>
     public static ReportPage Make(PruningReport report)
     {
-        ReportPage page = new ReportPage($"{ShortName(report.Model)}, pruned", Headline(report)) { Kicker = "Espalier pruning report", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
+        ReportPage page = new ReportPage($"{ShortName(report.Model)}, {(report.Pruned == 0 && report.Trained is not null ? "retrained" : "pruned")}", Headline(report)) { Kicker = "Espalier pruning report", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
             .Add(new Figures([.. KeyFigures(report)]));
         if (report.Warnings.Count > 0)
         {
@@ -37,7 +37,7 @@ public static class PruningReportPage
             page = page.Section("What it cost, and what came back", "Perplexity on held-out text: lower is better.", new BarChart
             {
                 Title = "Perplexity by stage",
-                Note = report.WonBack is { } won ? $"{Percent(won)} of the log-perplexity lost to pruning was won back." : null,
+                Note = report.WonBack is > 0 and var won ? $"{Percent(won)} of the log-perplexity lost to pruning was won back." : null,
                 Bars = [.. report.Quality.Select(q => new Bar(q.Stage, q.Perplexity, Tones.GetValueOrDefault(q.Stage, Tone.Leaf), Format(q.Perplexity),
                     double.IsFinite(q.StandardError) ? 1.96 * q.StandardError * q.Perplexity : null))],
             });
@@ -98,7 +98,9 @@ public static class PruningReportPage
 
         StageQuality? pruned = report.Quality.FirstOrDefault(q => q.Stage == "pruned");
         return report.WonBack is { } won && pruned is not null
-            ? $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and back to {Format(last.Perplexity)}: {Percent(won)} of the loss won back."
+            ? won > 0
+                ? $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and back to {Format(last.Perplexity)}: {Percent(won)} of the loss won back."
+                : $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and on to {Format(last.Perplexity)}: nothing of the loss was won back."
             : $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(last.Perplexity)}.";
     }
 
@@ -122,7 +124,7 @@ public static class PruningReportPage
             yield return new Figure($"perplexity, {stage.Stage}", Format(stage.Perplexity), Tone: Tones.GetValueOrDefault(stage.Stage, Tone.Leaf));
         }
 
-        if (report.WonBack is { } won)
+        if (report.WonBack is > 0 and var won)
         {
             yield return new Figure("won back", Percent(won), "of the lost log-perplexity", Tone.Leaf);
         }
