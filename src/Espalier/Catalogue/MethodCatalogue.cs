@@ -54,7 +54,7 @@ public sealed class MethodCatalogue
     /// <exception cref="EspalierException">For an unknown slug, with the nearest one.</exception>
     public CatalogueEntry this[string slug] => _bySlug.TryGetValue(slug, out CatalogueEntry? entry)
         ? entry
-        : throw new EspalierException($"The catalogue has no system '{slug}'; `espalier catalogue` lists all {Entries.Count}.{NearestWord.Suggest(slug, _bySlug.Keys)}");
+        : throw new EspalierException($"The catalogue has no system '{slug}'; `espalier methods` lists all {Entries.Count}.{NearestWord.Suggest(slug, _bySlug.Keys)}");
 
     /// <summary>The entries that contain every word of a text, in slug, title, family, summary, source or fits; the best matches first.</summary>
     /// <param name="words">Words apart by spaces; none gives all entries.</param>

@@ -1,4 +1,6 @@
+using Espalier.Catalogue;
 using Espalier.Runtime;
+using Espalier.Sparsity;
 
 namespace Espalier.Pruning;
 
@@ -7,6 +9,21 @@ public static class PlanWords
 {
     // A part stands in a plan as one word, or as a map of its method and its options.
     private static readonly string[] parts = ["prune.criterion", "prune.pattern", "prune.allocator", "prune.repair", "retrain"];
+
+    /// <summary>The built systems that can stand as a part of a plan; null for a word that is no part.</summary>
+    /// <param name="part">criterion, allocator, repair or retraining.</param>
+    public static IReadOnlyList<CatalogueEntry>? Systems(string part)
+    {
+        MethodCatalogue all = MethodCatalogue.Default;
+        return part.Trim().ToLowerInvariant() switch
+        {
+            "criterion" => all.Supplying<ICriterion>(),
+            "allocator" => [.. all.Supplying<IAllocator>().Union(all.Supplying<IUnitAllocator>())],
+            "repair" => [.. all.Supplying<IRepair>().Union(all.Supplying<IBlockRepair>())],
+            "retraining" => all.Supplying<IRetraining>(),
+            _ => null,
+        };
+    }
 
     /// <summary>Puts a value under a word; a part that was given by its name alone ("gblm") becomes a map with that <c>method</c>.</summary>
     /// <param name="plan">The plan.</param>

@@ -46,6 +46,9 @@ public sealed record PruningPlan
     /// <summary>Whether whole units are cut out.</summary>
     public bool IsStructured => Pattern is Pattern.StructuredPattern;
 
+    /// <summary>Whether the plan only retrains: no weight is removed or changed before that.</summary>
+    public bool OnlyRetrains => Pattern is Pattern.UnstructuredPattern { Sparsity: 0 } && Repair is null && Reconstruction is null && Retraining is not null;
+
     /// <summary>The allocator of units in force.</summary>
     internal IUnitAllocator EffectiveUnitAllocator => UnitAllocator
         ?? (Criterion is IUnitAllocator own && Pattern is Pattern.StructuredPattern { HasSizes: false } pattern && !(own.IsUneven && pattern.Uniform) ? own : new Uniform());

@@ -109,13 +109,17 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         }
         else
         {
-            if (job.Evaluation.Length > 0)
+            if (job.Evaluation.Length > 0 && !job.Plan.OnlyRetrains)
             {
                 using var before = new StreamedModel(config, result);
                 Measure(changedByRepair ? "repaired" : "pruned", quality, before, spill);
             }
 
-            samples.Continue(changedByRepair ? "repaired" : "pruned", config, result, cancellation);
+            if (!job.Plan.OnlyRetrains)
+            {
+                samples.Continue(changedByRepair ? "repaired" : "pruned", config, result, cancellation);
+            }
+
             using LanguageModel whole = LanguageModel.Load(config, result, job.Device, progress);
             retraining = Timed("retraining", () => Retrain(model, whole, pruned, journal));
             pruned.CheckZeros(whole);

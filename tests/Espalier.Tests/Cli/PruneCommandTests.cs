@@ -149,6 +149,22 @@ public sealed class PruneCommandTests
     }
 
     [Fact]
+    public async Task A_plan_that_only_retrains_speaks_of_no_pruning()
+    {
+        using var folder = new TemporaryFolder();
+        Tool tool = await Tool.RunAsync(
+            "prune", Assets.DefaultModel, "--sparsity", "0", "--train-data", Assets.HeldOutText, "--retrain", "perp", "--subset", "norms", "--steps", "1", "--batch", "1", "--train-length", "16",
+            "--evaluation", Assets.HeldOutText, "--windows", "1", "--context", "16", "--out", folder["out"]);
+        tool.Code.ShouldBe(0, tool.Error);
+        tool.Output.ShouldContain("No weight was pruned; the model was retrained. Perplexity went from");
+        tool.Output.ShouldNotContain("prunable weights are zero");
+        ReportJson.Load<PruningReport>(Path.Combine(folder["out"], "report.json")).Quality.Select(q => q.Stage).ShouldBe(["dense", "retrained"]);
+        string page = File.ReadAllText(Path.Combine(folder["out"], "report.html"));
+        page.ShouldNotContain("Where the zeros are");
+        page.ShouldContain("retrained");
+    }
+
+    [Fact]
     public async Task Distillation_through_the_command_says_what_its_losses_are()
     {
         using var folder = new TemporaryFolder();

@@ -80,4 +80,15 @@ public sealed class PlanWordsTests
         made.Describe().Single(p => p.Part == "criterion").Value.ShouldBe("gblm(mode=sum, norm=l2, use_variant=false)");
         made.Describe().Single(p => p.Part == "retraining").Value.ShouldBe("perp(alpha=32, batch=8, rank=16, steps=200, subset=norms+mask_lora, weight_decay=0)");
     }
+
+    [Theory]
+    [InlineData("criterion", "flap gblm magnitude minitron random sparsegpt wanda")]
+    [InlineData("Allocator", "ecoflap erk flap global rdprune uniform")]
+    [InlineData("repair", "dsnot flap perp sparsegpt")]
+    [InlineData("retraining", "minitron perp prosparse")]
+    public void Parts_of_a_plan_list_the_systems_that_can_stand_there(string part, string systems) =>
+        string.Join(' ', PlanWords.Systems(part)!.Select(e => e.Slug).Order(StringComparer.Ordinal)).ShouldBe(systems);
+
+    [Fact]
+    public void Another_word_is_no_part() => PlanWords.Systems("wanda").ShouldBeNull();
 }
