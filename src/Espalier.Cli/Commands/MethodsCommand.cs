@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Espalier.Catalogue;
+using Espalier.Pruning;
 using Espalier.Runtime;
 using Spectre.Console;
 
@@ -10,7 +11,7 @@ internal sealed class MethodsCommand : EspalierCommand
 {
     private readonly Argument<string[]> _words = new("words")
     {
-        Description = "Words to search for in names, titles, families and descriptions; none lists everything.",
+        Description = "Words to search for in names, titles, families and descriptions; criterion, allocator, repair or retraining list what can stand there in a plan; none lists everything.",
         Arity = ArgumentArity.ZeroOrMore,
     };
 
@@ -18,6 +19,7 @@ internal sealed class MethodsCommand : EspalierCommand
         : base("methods", "Lists the published systems in the catalogue and what each goes with.",
             "espalier methods",
             "espalier methods pruning",
+            "espalier methods criterion",
             "espalier methods wanda",
             "espalier methods --json | jq '.value[] | select(.state == \"built\") | .slug'") => Add(_words);
 
@@ -25,7 +27,7 @@ internal sealed class MethodsCommand : EspalierCommand
     {
         string words = string.Join(' ', parsed.GetValue(_words) ?? []);
         MethodCatalogue catalogue = MethodCatalogue.Default;
-        IReadOnlyList<CatalogueEntry> found = catalogue.Search(words);
+        IReadOnlyList<CatalogueEntry> found = PlanWords.Systems(words) ?? catalogue.Search(words);
         EspalierException.Require(found.Count > 0,
             $"No system in the catalogue has all of the words '{words}'; `espalier methods` lists all {catalogue.Entries.Count}.{NearestWord.Suggest(words, catalogue.Entries.Select(e => e.Slug))}");
         CatalogueEntry? named = found.FirstOrDefault(e => e.Slug.Equals(words, StringComparison.OrdinalIgnoreCase));

@@ -48,6 +48,7 @@ internal sealed class PruneCommand : EspalierCommand
     ];
 
     private readonly Option<bool> _uniform = new("--uniform") { Description = "Structured: all blocks end alike, so that every program loads the result." };
+    private readonly Option<string[]> _set = new("--set") { Description = "Any word of the plan as PATH=VALUE, also an option of a part: prune.allocator.levels=20, retrain.weight_decay=0.01 (`espalier methods NAME` lists a part's options); may be given several times.", HelpName = "PATH=VALUE" };
     private readonly Option<string[]> _prompts = new("--prompt") { Description = "A text to continue before and after, for the report; may be given several times." };
 
     public PruneCommand()
@@ -61,6 +62,7 @@ internal sealed class PruneCommand : EspalierCommand
             "espalier prune MODEL --criterion minitron --pattern structured --hidden 144 --neurons 256 --layers 4 --calibration texts.jsonl --out DIR --dry-run",
             "espalier prune MODEL --sparsity 0.5 --calibration texts.jsonl --retrain minitron --steps 400 --lr 1e-3 --out DIR",
             "espalier prune MODEL --sparsity 0 --train-data texts.jsonl --retrain prosparse --steps 400 --lr 1e-3 --out DIR",
+            "espalier prune MODEL --criterion gblm --allocator rdprune --sparsity 0.6 --calibration texts.jsonl --set prune.criterion.scale=100 --set prune.allocator.levels=10 --out DIR",
             "espalier prune plan.yaml --seed 1 --out ./again")
     {
         Add(_model);
@@ -70,6 +72,7 @@ internal sealed class PruneCommand : EspalierCommand
         }
 
         Add(_uniform);
+        Add(_set);
         Add(_prompts);
         Add(_dryRun);
         Add(_fresh);
@@ -84,11 +87,12 @@ internal sealed class PruneCommand : EspalierCommand
         {
             if (parsed.GetValue(option) is { } value)
             {
-                plan = Put(plan, path, value);
+                plan = PlanWords.Put(plan, path, value);
             }
         }
 
-        plan = parsed.GetValue(_uniform) ? Put(plan, "prune.pattern.uniform", "true") : plan;
+        plan = parsed.GetValue(_uniform) ? PlanWords.Put(plan, "prune.pattern.uniform", "true") : plan;
+        plan = (parsed.GetValue(_set) ?? []).Aggregate(plan, PlanWords.Set);
 
         if (parsed.GetValue(_prompts) is { Length: > 0 } prompts)
         {
@@ -106,7 +110,7 @@ internal sealed class PruneCommand : EspalierCommand
         }
 
         EspalierException.Require(plan.Values.ContainsKey("out"), "The output folder is missing; name it with --out DIR (or `out:` in the plan).");
-        var request = plan.Bind<PruneRequest>();
+        PruneRequest request = PruneRequest.Read(plan);
         PruningJob job = await Task.Run(() => PruneJobs.Make(request, context.Device, parsed.GetValue(_fresh), context.Progress, cancellation), cancellation).ConfigureAwait(false);
         PruningPreview preview = Pruner.Preview(job);
         if (!context.Settings.Json)
@@ -125,13 +129,5 @@ internal sealed class PruneCommand : EspalierCommand
         PruningReportPage.SaveAll(report);
         context.Show(report, () => PruningText.ShowReport(context, report));
         return ExitCode.Success;
-    }
-
-    // "retrain: perp" with --steps 200, "pattern: structured" with --round 8: the word becomes a map that names the method.
-    private static PlanFile Put(PlanFile plan, string path, string value)
-    {
-        string part = path.StartsWith("retrain.", StringComparison.Ordinal) ? "retrain" : path.StartsWith("prune.pattern.", StringComparison.Ordinal) ? "prune.pattern" : "";
-        plan = part.Length > 0 && plan.At(part) is string method ? plan.With(part, new Dictionary<string, object?> { ["method"] = method }) : plan;
-        return plan.With(path, value);
     }
 }

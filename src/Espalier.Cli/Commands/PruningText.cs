@@ -25,6 +25,13 @@ internal static class PruningText
             return;
         }
 
+        if (job.Plan.OnlyRetrains)
+        {
+            console.MarkupLine("No weight is pruned; the model is retrained.");
+            ShowEstimate(console, preview);
+            return;
+        }
+
         Table table = new Table().Border(TableBorder.Rounded).AddColumn("weight").AddColumn(new TableColumn("shape").RightAligned()).AddColumn(new TableColumn("to go").RightAligned());
         foreach (PlannedLayer layer in preview.Layers.Where(l => preview.Kinds.Contains(l.Block)))
         {

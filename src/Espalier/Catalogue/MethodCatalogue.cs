@@ -54,7 +54,7 @@ public sealed class MethodCatalogue
     /// <exception cref="EspalierException">For an unknown slug, with the nearest one.</exception>
     public CatalogueEntry this[string slug] => _bySlug.TryGetValue(slug, out CatalogueEntry? entry)
         ? entry
-        : throw new EspalierException($"The catalogue has no system '{slug}'; `espalier catalogue` lists all {Entries.Count}.{NearestWord.Suggest(slug, _bySlug.Keys)}");
+        : throw new EspalierException($"The catalogue has no system '{slug}'; `espalier methods` lists all {Entries.Count}.{NearestWord.Suggest(slug, _bySlug.Keys)}");
 
     /// <summary>The entries that contain every word of a text, in slug, title, family, summary, source or fits; the best matches first.</summary>
     /// <param name="words">Words apart by spaces; none gives all entries.</param>
@@ -70,20 +70,25 @@ public sealed class MethodCatalogue
 
     /// <summary>The built systems that supply a part of a plan (every criterion, every repair).</summary>
     /// <typeparam name="T">The part's contract.</typeparam>
-    public IReadOnlyList<CatalogueEntry> Supplying<T>() => [.. Entries.Where(e => e.Implementation is { IsAbstract: false } type && type.IsAssignableTo(typeof(T)))];
+    public IReadOnlyList<CatalogueEntry> Supplying<T>() => Supplying([typeof(T)]);
+
+    private IReadOnlyList<CatalogueEntry> Supplying(Type[] contracts) =>
+        [.. Entries.Where(e => e.Implementation is { IsAbstract: false } type && contracts.Any(type.IsAssignableTo))];
 
     /// <summary>Makes the system of a slug as a part of a plan.</summary>
     /// <typeparam name="T">The part's contract (a criterion, a repair).</typeparam>
     /// <param name="slug">The word for it.</param>
     /// <param name="options">Its options by name, as YAML or the command line give them; null for the paper's defaults.</param>
+    /// <param name="also">Other contracts that may stand in the same place of a plan: their systems are listed as possible too.</param>
     /// <exception cref="EspalierException">For an unknown slug, a system that is another kind of part, or a wrong option; the sentence lists what is possible.</exception>
-    public T Create<T>(string slug, IReadOnlyDictionary<string, object?>? options = null)
+    public T Create<T>(string slug, IReadOnlyDictionary<string, object?>? options = null, params Type[] also)
         where T : class
     {
-        string Known() => string.Join(", ", Supplying<T>().Select(e => e.Slug).Order(StringComparer.Ordinal));
+        IEnumerable<string> Slugs() => Supplying([typeof(T), .. also]).Select(e => e.Slug).Order(StringComparer.Ordinal);
+        string Known() => string.Join(", ", Slugs());
         if (!_bySlug.TryGetValue(slug, out CatalogueEntry? entry))
         {
-            throw new EspalierException($"'{slug}' is no {Part<T>()}; known are: {Known()}.{NearestWord.Suggest(slug, Supplying<T>().Select(e => e.Slug))}");
+            throw new EspalierException($"'{slug}' is no {Part<T>()}; known are: {Known()}.{NearestWord.Suggest(slug, Slugs())}");
         }
 
         EspalierException.Require(entry.State is MethodState.Built, $"'{slug}' ({entry.Title}) is in the catalogue but not built yet; as {Part<T>()} use one of: {Known()}.");

@@ -43,7 +43,7 @@ public static class CalibrationSampler
             int[]? source = joined ?? draw.LongDocument();
             if (source is null)
             {
-                (progress ?? SilentProgress.Instance).Warn($"{Tries} documents of \"{dataset.Name}\" in a row have no more than {length} tokens: {samples - i} of {samples} calibration windows are taken from the documents joined by spaces.");
+                (progress ?? SilentProgress.Instance).Warn($"No document of more than {length} tokens was found in \"{dataset.Name}\" ({Tries} tries): {samples - i} of {samples} calibration windows are taken from the documents joined by spaces.");
                 source = joined = TokenWindows.FromJoinedText(documents, tokenizer, " ");
                 TokenWindows.RequireOneWindow(joined.Length, length);
             }

@@ -26,11 +26,20 @@ public sealed class PackedTokens
     public PackedTokens(int[] tokens, int batch, int length, Seed seed)
     {
         EspalierException.Require(batch >= 1 && length >= 2, $"A batch of {batch} windows of {length} tokens is not possible; at least 1 of at least 2.");
-        EspalierException.Require(tokens.Length >= 2L * length,
-            $"The training text has {tokens.Length} tokens, too few for windows of {length} (twice that is needed); give more text or a shorter length.");
+        RequireEnough(tokens.Length, length);
         (_tokens, _batch, _length, _seed) = (tokens, batch, length, seed);
         _perEpoch = (_tokens.Length - length) / length; // windows that fit whatever the epoch's offset
     }
+
+    /// <summary>How many tokens a text needs at least for windows of a length: one window at any offset.</summary>
+    public static long Fewest(int length) => 2L * length;
+
+    /// <summary>Refuses a text that is too short.</summary>
+    /// <param name="tokens">Its tokens.</param>
+    /// <param name="length">Tokens per window.</param>
+    /// <exception cref="EspalierException">When it is.</exception>
+    public static void RequireEnough(long tokens, int length) => EspalierException.Require(tokens >= Fewest(length),
+        $"The training text has {tokens} tokens, too few for windows of {length} (twice that is needed); give more text or a shorter length.");
 
     /// <summary>All tokens.</summary>
     public int TokenCount => _tokens.Length;

@@ -63,6 +63,9 @@ public interface IRetraining
     /// <summary>Tokens per sequence; null takes the model's context, at most 256 on a CPU.</summary>
     int? Length { get; }
 
+    /// <summary>Tokens per sequence for a model.</summary>
+    int LengthFor(ModelConfig config) => Length ?? Math.Min(256, config.MaxPositions);
+
     /// <summary>Bytes held for every parameter of the model while it is trained, for the preview; by default the weight and room for a small trained share.</summary>
     int BytesPerParameter => 8;
 

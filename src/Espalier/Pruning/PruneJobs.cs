@@ -20,7 +20,10 @@ public static class PruneJobs
     public static PruningJob Make(PruneRequest request, Device device, bool fresh, IProgressSink progress, CancellationToken cancellation = default, PruneTexts? shared = null)
     {
         PruningPlan plan = request.ToPlan();
+        long? memory = request.Memory is null ? null : Text.ParseBytes(request.Memory);
         string folder = Hub.Resolve(request.Model, progress, cancellation);
+        EspalierException.Require(!SameFolder(folder, request.Out), $"The output folder {request.Out} is the model's own, so the pruned model would replace the dense one; name another with --out.");
+        EspalierException.Require(!File.Exists(request.Out), $"The output {request.Out} is a file; name a folder with --out.");
         ModelConfig config = ModelConfig.Load(folder);
         DataSection data = request.Data;
         bool needsText = plan.NeedsCalibration || plan.Retraining is not null || data.Evaluation is not null || data.Prompts.Count > 0;
@@ -43,6 +46,7 @@ public static class PruneJobs
         string? training = data.Train ?? data.Calibration;
         if (plan.Retraining is not null && training is not null)
         {
+            texts.RequireRetrainable(training, tokenizer!, plan.Retraining.LengthFor(config));
             described["retraining"] = training;
         }
 
@@ -63,9 +67,17 @@ public static class PruneJobs
             Tokenizer = tokenizer,
             Data = described,
             Device = device,
-            Memory = request.Memory is null ? null : Text.ParseBytes(request.Memory),
+            Memory = memory,
             Fresh = fresh,
             PlanYaml = request.ToYaml(),
         };
+    }
+
+    private static bool SameFolder(string one, string other) => Real(one) == Real(other);
+
+    private static string Real(string path)
+    {
+        string full = Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
+        return Directory.Exists(full) ? new DirectoryInfo(full).ResolveLinkTarget(returnFinalTarget: true)?.FullName ?? full : full;
     }
 }

@@ -87,6 +87,13 @@ public sealed record PruneRequest
     /// <summary>The most resident memory to plan with ("8GB"); null is no limit.</summary>
     public string? Memory { get; init; }
 
+    /// <summary>Where the words come from, so that what is wrong with a part is said with its line.</summary>
+    internal PlanFile? Origin { get; init; }
+
+    /// <summary>Reads a request from a plan's words.</summary>
+    /// <exception cref="EspalierException">For unknown words, with their line and the nearest known one.</exception>
+    public static PruneRequest Read(PlanFile plan) => plan.Bind<PruneRequest>() with { Origin = plan };
+
     /// <summary>Reads a request from nested maps (YAML, the command line).</summary>
     /// <exception cref="EspalierException">For unknown words, with the nearest known one.</exception>
     public static PruneRequest Parse(IReadOnlyDictionary<string, object?> document) => OptionsBinder.Bind<PruneRequest>(document, "the plan");
@@ -95,19 +102,19 @@ public sealed record PruneRequest
     /// <exception cref="EspalierException">For an unknown part, a wrong option, or parts that do not go together.</exception>
     public PruningPlan ToPlan()
     {
-        ICriterion criterion = Part<ICriterion>(Prune.Ranking);
+        ICriterion criterion = Part<ICriterion>("prune.criterion", Prune.Ranking);
         Pattern pattern = ReadPattern();
         bool structured = pattern is Pattern.StructuredPattern;
-        var (repair, reconstruction) = Repairs(Prune.Repair ?? DefaultRepair(criterion, pattern), criterion);
+        var (repair, reconstruction) = Placed("prune.repair", () => Repairs(Prune.Repair ?? DefaultRepair(criterion, pattern), criterion));
         var plan = new PruningPlan
         {
             Criterion = criterion,
             Pattern = pattern,
-            Allocator = structured || Prune.Allocator is null || IsUnitAllocator(Prune.Allocator) ? new Uniform() : Part<IAllocator>(Prune.Allocator),
-            UnitAllocator = Prune.Allocator is null || (!structured && !IsUnitAllocator(Prune.Allocator)) ? null : Part<IUnitAllocator>(Prune.Allocator),
+            Allocator = structured || Prune.Allocator is null || IsUnitAllocator(Prune.Allocator) ? new Uniform() : Part<IAllocator>("prune.allocator", Prune.Allocator),
+            UnitAllocator = Prune.Allocator is null || (!structured && !IsUnitAllocator(Prune.Allocator)) ? null : Part<IUnitAllocator>("prune.allocator", Prune.Allocator),
             Repair = repair,
             Reconstruction = reconstruction,
-            Retraining = IsNone(Retrain) ? null : Part<IRetraining>(Retrain!),
+            Retraining = IsNone(Retrain) ? null : Part<IRetraining>("retrain", Retrain!),
             Seed = new Seed(Seed),
         };
         plan.Validate();
@@ -153,7 +160,7 @@ public sealed record PruneRequest
 
     private Pattern ReadPattern()
     {
-        (string word, IReadOnlyDictionary<string, object?> options) = Named(Prune.Pattern);
+        (string word, IReadOnlyDictionary<string, object?> options) = Named("prune.pattern", Prune.Pattern);
         if (options.Count == 0)
         {
             return Pattern.Parse(word, Prune.Sparsity, Prune.Scope);
@@ -161,7 +168,7 @@ public sealed record PruneRequest
 
         EspalierException.Require(word == "structured", $"The pattern '{word}' takes no options ({string.Join(", ", options.Keys)} were given); only structured does.");
         Pattern.RequireNoScope(Prune.Scope);
-        return Pattern.Structured(Prune.Sparsity, OptionsBinder.Bind<Pattern.StructuredPattern>(options, "structured"));
+        return Pattern.Structured(Prune.Sparsity, Placed("prune.pattern", () => OptionsBinder.Bind<Pattern.StructuredPattern>(options, "structured")));
     }
 
     // SparseGPT's update belongs to its choice of weights, FLAP's bias to its choice of units.
@@ -170,9 +177,9 @@ public sealed record PruneRequest
             ? PruningPlan.NameOf(criterion) : null;
 
     // Allocators of units alone: named with another pattern the plan says what they go with.
-    private static bool IsUnitAllocator(object written)
+    private bool IsUnitAllocator(object written)
     {
-        string slug = Named(written).Slug;
+        string slug = Placed("prune.allocator", () => Named("prune.allocator", written)).Slug;
         return MethodCatalogue.Default.Supplying<IUnitAllocator>().Any(e => e.Slug == slug) && MethodCatalogue.Default.Supplying<IAllocator>().All(e => e.Slug != slug);
     }
 
@@ -182,7 +189,7 @@ public sealed record PruneRequest
         IBlockRepair? reconstruction = null;
         foreach (object item in Items(written))
         {
-            (string slug, IReadOnlyDictionary<string, object?> options) = Named(item);
+            (string slug, IReadOnlyDictionary<string, object?> options) = Named("prune.repair", item);
             if (MethodCatalogue.Default.Supplying<IBlockRepair>().Any(e => e.Slug == slug))
             {
                 EspalierException.Require(reconstruction is null, "A plan has one reconstruction; two were named.");
@@ -190,11 +197,12 @@ public sealed record PruneRequest
             }
             else
             {
-                EspalierException.Require(repair is null, "A plan has one gradient-free repair; two were named.");
                 // SparseGPT as both: one object, so that one sweep serves both.
-                repair = criterion is IRepair own && PruningPlan.NameOf(criterion) == slug && options.Count == 0
+                IRepair named = criterion is IRepair own && PruningPlan.NameOf(criterion) == slug && options.Count == 0
                     ? own
-                    : MethodCatalogue.Default.Create<IRepair>(slug, options);
+                    : MethodCatalogue.Default.Create<IRepair>(slug, options, also: typeof(IBlockRepair));
+                EspalierException.Require(repair is null, "A plan has one gradient-free repair; two were named.");
+                repair = named;
             }
         }
 
@@ -208,15 +216,30 @@ public sealed record PruneRequest
 
     private static bool IsNone(object? written) => written is null or "" or "none";
 
-    private static T Part<T>(object written)
-        where T : class
+    private T Part<T>(string path, object written)
+        where T : class =>
+        Placed(path, () =>
+        {
+            (string slug, IReadOnlyDictionary<string, object?> options) = Named(path, written);
+            return MethodCatalogue.Default.Create<T>(slug, options);
+        });
+
+    // The line of the option that the sentence names, else of the part.
+    private T Placed<T>(string path, Func<T> make)
     {
-        (string slug, IReadOnlyDictionary<string, object?> options) = Named(written);
-        return MethodCatalogue.Default.Create<T>(slug, options);
+        try
+        {
+            return make();
+        }
+        catch (EspalierException fault) when (Origin?.LineOf(path) is not null)
+        {
+            string? option = (Origin.At(path) as IReadOnlyDictionary<string, object?>)?.Keys.FirstOrDefault(o => fault.Message.Contains($"'{o}'", StringComparison.Ordinal) || fault.Message.Contains($".{o}'", StringComparison.Ordinal));
+            throw new EspalierException($"{Origin.Place(option is null ? path : $"{path}.{option}")}: {fault.Message}", fault);
+        }
     }
 
     // "wanda", or { method: wanda, use_variant: true }
-    private static (string Slug, IReadOnlyDictionary<string, object?> Options) Named(object written)
+    private static (string Slug, IReadOnlyDictionary<string, object?> Options) Named(string path, object written)
     {
         if (written is not IDictionary map)
         {
@@ -229,7 +252,7 @@ public sealed record PruneRequest
             options[Convert.ToString(entry.Key, CultureInfo.InvariantCulture)!] = entry.Value;
         }
 
-        EspalierException.Require(options.Remove("method", out object? method) && method is string, "A part with options names its method, for example { method: perp, steps: 200 }.");
+        EspalierException.Require(options.Remove("method", out object? method) && method is string, $"'{path}' has options ({string.Join(", ", options.Keys)}) but names no method; add one, for example {{ method: perp, steps: 200 }}.");
         return (((string)method!).Trim().ToLowerInvariant(), options);
     }
 }

@@ -64,6 +64,27 @@ public sealed class PruneTexts(IProgressSink progress, CancellationToken cancell
         });
     }
 
+    /// <summary>Refuses a text that cannot be retrained on; what is long enough is not read to its end.</summary>
+    /// <param name="reference">The text.</param>
+    /// <param name="tokenizer">The model's tokeniser.</param>
+    /// <param name="length">Tokens per sequence.</param>
+    /// <exception cref="EspalierException">When the text is not there or too short.</exception>
+    public void RequireRetrainable(string reference, Tokenizer tokenizer, int length)
+    {
+        long tokens = 0;
+        foreach (string document in Open(reference).Documents)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            tokens += TokenWindows.FromDocuments([document], tokenizer).Length;
+            if (tokens >= PackedTokens.Fewest(length))
+            {
+                return;
+            }
+        }
+
+        PackedTokens.RequireEnough(tokens, length);
+    }
+
     private long[][] Drawn(object draw, Func<long[][]> make) =>
         _windows.TryGetValue(draw, out long[][]? known) ? known : _windows[draw] = make();
 

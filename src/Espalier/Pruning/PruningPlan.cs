@@ -46,6 +46,9 @@ public sealed record PruningPlan
     /// <summary>Whether whole units are cut out.</summary>
     public bool IsStructured => Pattern is Pattern.StructuredPattern;
 
+    /// <summary>Whether the plan only retrains: no weight is removed or changed before that.</summary>
+    public bool OnlyRetrains => Pattern is Pattern.UnstructuredPattern { Sparsity: 0 } && Repair is null && Reconstruction is null && Retraining is not null;
+
     /// <summary>The allocator of units in force.</summary>
     internal IUnitAllocator EffectiveUnitAllocator => UnitAllocator
         ?? (Criterion is IUnitAllocator own && Pattern is Pattern.StructuredPattern { HasSizes: false } pattern && !(own.IsUneven && pattern.Uniform) ? own : new Uniform());
@@ -87,6 +90,11 @@ public sealed record PruningPlan
             "The allocator global ranks all weights of the model together, so another scope is not possible; leave one of them out.");
         EspalierException.Require(Pattern is not Pattern.SemiStructuredPattern || Allocator is Uniform,
             $"The pattern {Pattern} fixes how many weights every layer loses, so the allocator {NameOf(Allocator)} has nothing to decide; leave it out, or use an unstructured pattern.");
+        if (Pattern is Pattern.UnstructuredPattern)
+        {
+            Allocator.Check(Pattern.Sparsity);
+        }
+
         EspalierException.Require(!IsJoint || Allocator is not GlobalRanking,
             $"{NameOf(Criterion)} chooses its weights inside blocks of columns while it updates the others, so a global ranking is not possible; use another allocator, or another repair.");
     }
@@ -119,12 +127,19 @@ public sealed record PruningPlan
         var options = part.GetType().GetProperties(BindingFlags.Public | BindingFlags.Instance)
             .Where(p => p.CanRead && p.SetMethod is not null && p.GetIndexParameters().Length == 0)
             .OrderBy(p => p.Name, StringComparer.Ordinal)
-            .Select(p => $"{p.Name}={Word(p.GetValue(part))}")
+            .Select(p => (p.Name, Value: Word(p.GetValue(part))))
+            .Where(p => p.Value.Length > 0)
+            .Select(p => $"{OptionsBinder.Snake(p.Name)}={p.Value}")
             .ToList();
         return options.Count == 0 ? NameOf(part) : $"{NameOf(part)}({string.Join(", ", options)})";
     }
 
-    private static string? Word(object? value) => value is System.Collections.IEnumerable list and not string
-        ? string.Join(' ', list.Cast<object?>().Select(Word))
-        : System.Convert.ToString(value, System.Globalization.CultureInfo.InvariantCulture);
+    // As a plan file spells it; nothing for what is not set.
+    private static string Word(object? value) => value switch
+    {
+        bool flag => flag ? "true" : "false",
+        Enum word => string.Join('+', word.ToString().Split(", ").Select(OptionsBinder.Snake)),
+        System.Collections.IEnumerable list and not string => string.Join(' ', list.Cast<object?>().Select(Word)),
+        _ => System.Convert.ToString(value, System.Globalization.CultureInfo.InvariantCulture) ?? "",
+    };
 }

@@ -78,6 +78,7 @@ public sealed class PruningPreview
 
         var (layers, kinds, groups, largest) = Walk(plan, config);
         Structured.StructurePreview? structure = plan.IsStructured ? Structured.StructurePreview.Make(job, config) : null;
+        CheckRetraining(plan, structure?.Config ?? config);
         IReadOnlyList<double> shares = plan.Pattern is not Pattern.UnstructuredPattern
             ? [.. layers.Select(_ => plan.Pattern.Sparsity)]
             : plan.Allocator is IMeasuredPart { IsMeasured: false } ? [.. layers.Select(_ => plan.Pattern.Sparsity)]
@@ -103,6 +104,25 @@ public sealed class PruningPreview
             PeakBytes = working + (spills ? 0 : activations),
             Time = Estimate(job, layers, config),
         };
+    }
+
+    // Refused before any work: subsets that select nothing, ranks that do not fit, lengths beyond the context.
+    private static void CheckRetraining(PruningPlan plan, ModelConfig config)
+    {
+        using var scope = NewDisposeScope();
+        Architecture architecture = Architecture.For(config);
+        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
+        plan.Reconstruction?.Check(block);
+        if (plan.Retraining is not { } retraining)
+        {
+            return;
+        }
+
+        EspalierException.Require(retraining.LengthFor(config) <= config.MaxPositions,
+            $"Retraining on {retraining.Length} tokens at once is more than the model's context of {config.MaxPositions}.");
+        using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
+        using OutputHead head = architecture.CreateHead(config, embedding, Placement.Meta);
+        retraining.Check(config, block, head);
     }
 
     private static string WhyText(PruningPlan plan) =>
@@ -154,7 +174,7 @@ public sealed class PruningPreview
               + (job.Evaluation[0].Length * (long)config.VocabSize * 12) + (config.VocabSize * (long)config.HiddenSize * 4);
         long measuring = plan.Measured.Any() ? (largestBlock * 8) + (forward * 4) : 0; // gradients of a block and their sums
         long pruning = (largestBlock * 4) + (largestWeight * 24) + statistics + forward + measuring;
-        long retraining = plan.Retraining is null ? 0 : (parameters * plan.Retraining.BytesPerParameter) + (plan.Retraining.Batch * (long)(plan.Retraining.Length ?? 256) * config.VocabSize * 12);
+        long retraining = plan.Retraining is null ? 0 : (parameters * plan.Retraining.BytesPerParameter) + (plan.Retraining.Batch * plan.Retraining.LengthFor(config) * config.VocabSize * 12);
         return Math.Max(Math.Max(pruning, evaluation), retraining);
     }
 
@@ -178,7 +198,7 @@ public sealed class PruningPreview
         double seconds = (operations / speed) + (weights * 60e-9) + 1;
         if (job.Plan.Retraining is { } retraining)
         {
-            double trained = (double)retraining.Steps * retraining.Batch * (retraining.Length ?? Math.Min(256, config.MaxPositions));
+            double trained = (double)retraining.Steps * retraining.Batch * retraining.LengthFor(config);
             seconds += 6 * (weights + ((double)config.VocabSize * config.HiddenSize)) * trained / (speed * 0.5);
         }
 

@@ -25,7 +25,7 @@ public static class PruningReportPage
     /// <summary>Makes the page.</summary>
     public static ReportPage Make(PruningReport report)
     {
-        ReportPage page = new ReportPage($"{ShortName(report.Model)}, pruned", Headline(report)) { Kicker = "Espalier pruning report", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
+        ReportPage page = new ReportPage($"{ShortName(report.Model)}, {(OnlyRetrained(report) ? "retrained" : "pruned")}", Headline(report)) { Kicker = "Espalier pruning report", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
             .Add(new Figures([.. KeyFigures(report)]));
         if (report.Warnings.Count > 0)
         {
@@ -34,10 +34,10 @@ public static class PruningReportPage
 
         if (report.Quality.Count > 0)
         {
-            page = page.Section("What it cost, and what came back", "Perplexity on held-out text: lower is better.", new BarChart
+            page = page.Section(OnlyRetrained(report) ? "What it cost" : "What it cost, and what came back", "Perplexity on held-out text: lower is better.", new BarChart
             {
                 Title = "Perplexity by stage",
-                Note = report.WonBack is { } won ? $"{Percent(won)} of the log-perplexity lost to pruning was won back." : null,
+                Note = report.WonBack is > 0 and var won ? $"{Percent(won)} of the log-perplexity lost to pruning was won back." : null,
                 Bars = [.. report.Quality.Select(q => new Bar(q.Stage, q.Perplexity, Tones.GetValueOrDefault(q.Stage, Tone.Leaf), Format(q.Perplexity),
                     double.IsFinite(q.StandardError) ? 1.96 * q.StandardError * q.Perplexity : null))],
             });
@@ -48,7 +48,7 @@ public static class PruningReportPage
             page = page.Section("Read it", "The same prompts, continued by each stage with the same seed.", [.. report.Samples.Select(Sample)]);
         }
 
-        page = report.Structure is { } structure ? StructureText.AddTo(page, structure, report.DiskBytes) : page.Section("Where the zeros are", $"{Text.Count(report.Pruned)} of {Text.Count(report.Prunable)} prunable weights are zero; the embedding and the head are left whole.", Sparsity(report));
+        page = report.Structure is { } structure ? StructureText.AddTo(page, structure, report.DiskBytes) : OnlyRetrained(report) ? page : page.Section("Where the zeros are", $"{Text.Count(report.Pruned)} of {Text.Count(report.Prunable)} prunable weights are zero; the embedding and the head are left whole.", Sparsity(report));
         if (report.Losses.Count > 0)
         {
             page = page.Section("Retraining", $"{Text.Count(report.Trained ?? 0)} parameters ({Percent((report.Trained ?? 0) / (double)report.Parameters)}) were trained: {string.Join(", ", report.TrainedGroups?.Select(g => $"{Text.Count(g.Value)} {g.Key}") ?? [])}.",
@@ -89,7 +89,7 @@ public static class PruningReportPage
     /// <summary>The run in one sentence.</summary>
     public static string Headline(PruningReport report)
     {
-        string what = report.Structure is { } structure ? StructureText.Sentence(structure) : $"{Percent(report.Pruned / (double)report.Prunable)} of the prunable weights are zero.";
+        string what = report.Structure is { } structure ? StructureText.Sentence(structure) : OnlyRetrained(report) ? "No weight was pruned; the model was retrained." : $"{Percent(report.Pruned / (double)report.Prunable)} of the prunable weights are zero.";
         StageQuality? dense = report.Quality.FirstOrDefault(q => q.Stage == "dense"), last = report.Quality.LastOrDefault();
         if (dense is null || last is null || last == dense)
         {
@@ -98,9 +98,13 @@ public static class PruningReportPage
 
         StageQuality? pruned = report.Quality.FirstOrDefault(q => q.Stage == "pruned");
         return report.WonBack is { } won && pruned is not null
-            ? $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and back to {Format(last.Perplexity)}: {Percent(won)} of the loss won back."
+            ? won > 0
+                ? $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and back to {Format(last.Perplexity)}: {Percent(won)} of the loss won back."
+                : $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and on to {Format(last.Perplexity)}: nothing of the loss was won back."
             : $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(last.Perplexity)}.";
     }
+
+    private static bool OnlyRetrained(PruningReport report) => report is { Pruned: 0, Structure: null, Trained: not null };
 
     private static IEnumerable<Figure> KeyFigures(PruningReport report)
     {
@@ -112,7 +116,12 @@ public static class PruningReportPage
                 yield return new Figure("speed", FormattableString.Invariant($"{speed.Gain:0.00}×"), "of the dense model's, here", Tone.Leaf);
             }
         }
-        else
+        else if (report.Activations is { Count: > 0 } activations)
+        {
+            yield return new Figure("zero", Percent(activations.Average(a => a.Shifted)), "of the feed-forward activations");
+        }
+
+        if (report.Structure is null && !OnlyRetrained(report))
         {
             yield return new Figure("zero", Percent(report.Pruned / (double)report.Prunable), "of the prunable weights");
         }
@@ -122,7 +131,7 @@ public static class PruningReportPage
             yield return new Figure($"perplexity, {stage.Stage}", Format(stage.Perplexity), Tone: Tones.GetValueOrDefault(stage.Stage, Tone.Leaf));
         }
 
-        if (report.WonBack is { } won)
+        if (report.WonBack is > 0 and var won)
         {
             yield return new Figure("won back", Percent(won), "of the lost log-perplexity", Tone.Leaf);
         }

@@ -67,7 +67,6 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using StreamedModel model = Pruner.Open(job, checkpoint);
         PruningPreview preview = Pruner.Plan(job, model);
         using IDisposable? frugal = preview.Parameters > LargeModel ? NativeMemory.ReturnLargeTensors() : null;
-        CheckRetraining(preview.Structure?.Config ?? model.Config);
         using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
         string? spill = preview.Spills ? journal.Folder : null;
         var quality = new List<StageQuality>();
@@ -110,13 +109,17 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         }
         else
         {
-            if (job.Evaluation.Length > 0)
+            if (job.Evaluation.Length > 0 && !job.Plan.OnlyRetrains)
             {
                 using var before = new StreamedModel(config, result);
                 Measure(changedByRepair ? "repaired" : "pruned", quality, before, spill);
             }
 
-            samples.Continue(changedByRepair ? "repaired" : "pruned", config, result, cancellation);
+            if (!job.Plan.OnlyRetrains)
+            {
+                samples.Continue(changedByRepair ? "repaired" : "pruned", config, result, cancellation);
+            }
+
             using LanguageModel whole = LanguageModel.Load(config, result, job.Device, progress);
             retraining = Timed("retraining", () => Retrain(model, whole, pruned, journal));
             pruned.CheckZeros(whole);
@@ -177,7 +180,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Model = whole,
             Dense = dense,
             Masks = Masks(pruned),
-            Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
+            Batches = job.RetrainingText!(retraining.Batch, retraining.LengthFor(whole.Config)),
             Memory = job.Memory,
             Seed = job.Seed,
             StateFolder = Path.Combine(journal.Folder, "retraining"),
@@ -185,26 +188,6 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Cancellation = cancellation,
         });
     }
-
-    // Refused before any work: subsets that select nothing, ranks that do not fit, lengths beyond the context.
-    private void CheckRetraining(ModelConfig config)
-    {
-        Architecture architecture = Architecture.For(config);
-        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
-        job.Plan.Reconstruction?.Check(block);
-        if (job.Plan.Retraining is not { } retraining)
-        {
-            return;
-        }
-
-        EspalierException.Require(LengthOf(retraining, config) <= config.MaxPositions,
-            $"Retraining on {retraining.Length} tokens at once is more than the model's context of {config.MaxPositions}.");
-        using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
-        using OutputHead head = architecture.CreateHead(config, embedding, Placement.Meta);
-        retraining.Check(config, block, head);
-    }
-
-    private static int LengthOf(IRetraining retraining, ModelConfig config) => retraining.Length ?? Math.Min(256, config.MaxPositions);
 
     private void Measure(string stage, List<StageQuality> quality, StreamedModel model, string? spill)
     {

@@ -16,7 +16,8 @@ public sealed class Figures(params IReadOnlyList<Figure> items) : IReportBlock
     {
         // Whole rows: six cards are two rows of three, never five and one.
         int columns = items.Count <= 5 ? items.Count : items.Count % 3 == 0 ? 3 : 4;
-        html.Markup($"<dl class=\"cards\" style=\"--n:{columns}\">");
+        int last = columns == 0 ? 1 : 1 + ((columns - (items.Count % columns)) % columns); // fills what is left of its row
+        html.Markup($"<dl class=\"cards\" style=\"--n:{columns};--last:{last}\">");
         foreach (Figure figure in items)
         {
             string tone = figure.Tone is { } t ? $" {Svg.ToneClass(t)}" : "";

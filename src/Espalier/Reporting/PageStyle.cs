@@ -41,7 +41,7 @@ internal static class PageStyle
         .note { margin: 8px 0 0; color: var(--soft); font-size: 13.5px; max-width: 60em; }
         .leaf { --c: var(--leaf); } .clay { --c: var(--clay); } .slate { --c: var(--slate); } .ochre { --c: var(--ochre); } .stone { --c: var(--stone); }
 
-        .cards { display: grid; grid-template-columns: repeat(var(--n), 1fr); gap: 1px; margin: 0; background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
+        .cards { display: grid; grid-template-columns: repeat(var(--n), 1fr); gap: 1px; margin: 0; background: var(--rule); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; } .card:last-child { grid-column: span var(--last); }
         .card { background: var(--sheet); padding: 18px 20px 16px; }
         .card dt { font-size: 13px; color: var(--soft); }
         .card dd { margin: 0; }
@@ -113,7 +113,7 @@ internal static class PageStyle
           header { padding-right: 0; } .mark { position: static; width: 64px; height: 48px; margin-bottom: 12px; }
           h1 { font-size: 30px; } .headline { font-size: 18px; } h2 { font-size: 22px; }
           section { margin-top: 40px; }
-          .cards { grid-template-columns: 1fr 1fr; } .card:last-child:nth-child(odd) { grid-column: 1 / -1; } .card { padding: 14px 14px 12px; } .card .value { font-size: 25px; }
+          .cards { grid-template-columns: 1fr 1fr; } .card:last-child { grid-column: auto; } .card:last-child:nth-child(odd) { grid-column: 1 / -1; } .card { padding: 14px 14px 12px; } .card .value { font-size: 25px; }
           .pair { grid-template-columns: minmax(0, 1fr); }
           .chart { padding: 14px 12px 12px; } .chart svg.wide { display: none; } .chart svg.phone { display: block; }
         }

@@ -225,7 +225,8 @@ public static class OptionsBinder
 
     private static string Bare(string name) => name.Replace("_", "").Replace("-", "").ToLowerInvariant();
 
-    private static string Snake(string name) =>
+    /// <summary>A name as YAML spells it: LearningRate is learning_rate.</summary>
+    public static string Snake(string name) =>
         string.Concat(name.Select((c, i) => char.IsUpper(c) ? (i > 0 && name[i - 1] is not ('_' or '-') && !char.IsUpper(name[i - 1]) ? "_" : "") + char.ToLowerInvariant(c) : c == '-' ? "_" : c.ToString()));
 
     /// <summary>Reflection wraps what a property or constructor throws; the sentence inside is what the user must see.</summary>

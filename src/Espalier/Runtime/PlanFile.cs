@@ -12,6 +12,9 @@ public sealed class PlanFile
 {
     private const int MostNodes = 10_000, Deepest = 20;
 
+    // Stands for the line of a word that a flag has set.
+    private const long Flag = 0;
+
     private readonly Dictionary<string, long> _lines;
 
     private PlanFile(string origin, IReadOnlyDictionary<string, object?> values, Dictionary<string, long> lines) =>
@@ -65,7 +68,7 @@ public sealed class PlanFile
     }
 
     /// <summary>The line of a word ("prune.sparsity"), from 1; null where the file has none.</summary>
-    public long? LineOf(string path) => _lines.TryGetValue(Bare(path), out long line) ? line : null;
+    public long? LineOf(string path) => _lines.TryGetValue(Bare(path), out long line) && line != Flag ? line : null;
 
     /// <summary>What stands under a word ("prune.pattern"): text, a list or a map; null where nothing does.</summary>
     public object? At(string path)
@@ -85,7 +88,7 @@ public sealed class PlanFile
     /// <param name="value">Its value; text as in a file, or a list or map of texts.</param>
     /// <exception cref="EspalierException">When a word on the way holds something other than a map.</exception>
     public PlanFile With(string path, object? value) =>
-        new(Origin, Changed(Values, path.Split('.'), 0, value), _lines);
+        new(Origin, Changed(Values, path.Split('.'), 0, value), new Dictionary<string, long>(_lines, _lines.Comparer) { [Bare(path)] = Flag });
 
     /// <summary>Whether the plan has a word at its top.</summary>
     public bool Has(string word) => Values.Keys.Any(k => Bare(k) == Bare(word));
@@ -117,8 +120,9 @@ public sealed class PlanFile
         }
     }
 
-    /// <summary>"plan.yaml, line 4" where the word's line is known, else where the plan comes from.</summary>
-    public string Place(string path) => LineOf(path) is { } line ? $"{Origin}, line {line}" : Origin;
+    /// <summary>"plan.yaml, line 4" where the word's line is known, "the command line" where a flag has set it, else where the plan comes from.</summary>
+    public string Place(string path) =>
+        LineOf(path) is { } line ? $"{Origin}, line {line}" : _lines.ContainsKey(Bare(path)) ? Empty.Origin : Origin;
 
     private Dictionary<string, long> LinesUnder(string prefix) =>
         _lines.Where(l => l.Key.StartsWith(prefix, StringComparison.Ordinal)).ToDictionary(l => l.Key[prefix.Length..], l => l.Value, StringComparer.OrdinalIgnoreCase);
@@ -136,6 +140,16 @@ public sealed class PlanFile
             if (value is IReadOnlyDictionary<string, object?> nested && wanted != typeof(object) && OptionsBinder.Names(wanted).Count > 0)
             {
                 Check(nested, wanted, full);
+                continue;
+            }
+
+            try
+            {
+                OptionsBinder.Convert(value, wanted, full);
+            }
+            catch (EspalierException fault)
+            {
+                throw new EspalierException($"{Place(full)}: {fault.Message}", fault);
             }
         }
     }
@@ -153,7 +167,7 @@ public sealed class PlanFile
         object? below = changed.GetValueOrDefault(word);
         string full = string.Join('.', path[..(depth + 1)]);
         EspalierException.Require(below is null or IReadOnlyDictionary<string, object?>,
-            $"{Place(full)}: '{full}' is '{below}', so '{string.Join('.', path)}' cannot be set; write '{full}' as a map.");
+            $"{Place(full)}: '{full}' is {(below is string text ? $"'{text}'" : "a list")}, so '{string.Join('.', path)}' cannot be set; write '{full}' as a map.");
         changed[word] = Changed(below as IReadOnlyDictionary<string, object?> ?? new Dictionary<string, object?>(), path, depth + 1, value);
         return changed;
     }

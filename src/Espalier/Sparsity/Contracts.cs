@@ -142,4 +142,10 @@ public interface IAllocator
     /// <param name="sparsity">The share to remove over all of them.</param>
     /// <returns>One share in [0, 1) per layer; their weighted mean is <paramref name="sparsity"/>.</returns>
     IReadOnlyList<double> Allocate(IReadOnlyList<AllocatedLayer> layers, double sparsity);
+
+    /// <summary>Throws where its options make a share impossible; asked before anything is measured.</summary>
+    /// <param name="sparsity">The share to remove over all layers.</param>
+    void Check(double sparsity)
+    {
+    }
 }

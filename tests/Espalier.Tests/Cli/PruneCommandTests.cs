@@ -37,6 +37,9 @@ public sealed class PruneCommandTests
     [InlineData("only structured does", "--pattern", "2:4", "--uniform")]
     [InlineData("Did you mean 'neurons'", "--pattern", "structured", "--sparsity", "0.2", "--units", "neuron")]
     [InlineData("key-value groups of 2", "--criterion", "magnitude", "--pattern", "structured", "--heads", "3")]
+    [InlineData("'levls' is no option of rdprune", "--sparsity", "0.5", "--allocator", "rdprune", "--set", "prune.allocator.levls=4")]
+    [InlineData("'lots' is no size", "--criterion", "magnitude", "--sparsity", "0.5", "--memory", "lots")]
+    [InlineData("There is no file or folder \"nowhere.txt\"", "--criterion", "magnitude", "--sparsity", "0.5", "--retrain", "perp", "--train-data", "nowhere.txt")]
     [InlineData("needs calibration text (flap looks at activations)", "--criterion", "magnitude", "--repair", "flap", "--pattern", "structured", "--sparsity", "0.2")]
     public async Task A_plan_that_cannot_work_gets_a_sentence_and_writes_nothing(string sentence, params string[] words)
     {
@@ -82,15 +85,51 @@ public sealed class PruneCommandTests
         File.ReadAllBytes(Path.Combine(second, "model.safetensors")).ShouldBe(File.ReadAllBytes(Path.Combine(first, "model.safetensors")));
     }
 
-    [Fact]
-    public async Task A_subset_that_selects_nothing_is_refused_before_any_work()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task A_subset_that_selects_nothing_is_refused_before_any_work(bool dryRun)
     {
         using var folder = new TemporaryFolder();
-        Tool tool = await Tool.RunAsync(
-            "prune", Assets.DefaultModel, "--criterion", "magnitude", "--sparsity", "0.5", "--calibration", Assets.HeldOutText, "--retrain", "perp", "--subset", "biases", "--out", folder["out"]);
+        string[] words = ["prune", Assets.DefaultModel, "--criterion", "magnitude", "--sparsity", "0.5", "--calibration", Assets.HeldOutText, "--retrain", "perp", "--subset", "biases", "--out", folder["out"]];
+        Tool tool = await Tool.RunAsync([.. words, .. dryRun ? ["--dry-run"] : Array.Empty<string>()], CancellationToken.None);
         tool.Code.ShouldBe(2);
         tool.Error.ShouldContain("biases selects nothing");
-        File.Exists(Path.Combine(folder["out"], "model.safetensors")).ShouldBeFalse();
+        Directory.Exists(folder["out"]).ShouldBeFalse();
+    }
+
+    [Fact]
+    public async Task A_retraining_text_that_is_too_short_is_refused_before_any_work()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["short.txt"], "a few words");
+        Tool tool = await Tool.RunAsync("prune", Assets.DefaultModel, "--criterion", "magnitude", "--sparsity", "0.5", "--train-data", folder["short.txt"], "--retrain", "perp", "--out", folder["out"]);
+        tool.Code.ShouldBe(2);
+        tool.Error.ShouldContain("too few for windows of 256");
+        Directory.Exists(folder["out"]).ShouldBeFalse();
+    }
+
+    [Fact]
+    public async Task The_model_is_never_replaced_by_its_pruned_self()
+    {
+        using var folder = new TemporaryFolder();
+        Directory.CreateDirectory(folder["model"]);
+        foreach (string file in Directory.GetFiles(Assets.DefaultModel))
+        {
+            File.Copy(file, Path.Combine(folder["model"], Path.GetFileName(file)));
+        }
+
+        Directory.CreateSymbolicLink(folder["link"], folder["model"]);
+        foreach (string same in new[] { folder["model"] + "/", folder["link"] })
+        {
+            Tool tool = await Tool.RunAsync("prune", folder["model"], "--criterion", "magnitude", "--sparsity", "0.5", "--out", same);
+            tool.Code.ShouldBe(2);
+            tool.Error.ShouldContain("the model's own");
+        }
+
+        File.ReadAllBytes(Path.Combine(folder["model"], "model.safetensors")).ShouldBe(File.ReadAllBytes(Path.Combine(Assets.DefaultModel, "model.safetensors")));
+        Tool inFile = await Tool.RunAsync("prune", folder["model"], "--criterion", "magnitude", "--sparsity", "0.5", "--out", Path.Combine(folder["model"], "config.json"));
+        inFile.Error.ShouldContain("is a file; name a folder");
     }
 
     [Fact]
@@ -107,6 +146,22 @@ public sealed class PruneCommandTests
         using LanguageModel model = LanguageModel.Load(folder["out"]);
         IReadOnlyDictionary<string, SparsityMask> masks = SparsityMasks.Load(folder["out"]);
         model.Blocks.SelectMany(b => b.Linears).Sum(l => masks[l.Name].Revived(l.Linear.Matrix.detach())).ShouldBe(0);
+    }
+
+    [Fact]
+    public async Task A_plan_that_only_retrains_speaks_of_no_pruning()
+    {
+        using var folder = new TemporaryFolder();
+        Tool tool = await Tool.RunAsync(
+            "prune", Assets.DefaultModel, "--sparsity", "0", "--train-data", Assets.HeldOutText, "--retrain", "perp", "--subset", "norms", "--steps", "1", "--batch", "1", "--train-length", "16",
+            "--evaluation", Assets.HeldOutText, "--windows", "1", "--context", "16", "--out", folder["out"]);
+        tool.Code.ShouldBe(0, tool.Error);
+        tool.Output.ShouldContain("No weight was pruned; the model was retrained. Perplexity went from");
+        tool.Output.ShouldNotContain("prunable weights are zero");
+        ReportJson.Load<PruningReport>(Path.Combine(folder["out"], "report.json")).Quality.Select(q => q.Stage).ShouldBe(["dense", "retrained"]);
+        string page = File.ReadAllText(Path.Combine(folder["out"], "report.html"));
+        page.ShouldNotContain("Where the zeros are");
+        page.ShouldContain("retrained");
     }
 
     [Fact]

@@ -50,7 +50,7 @@ public sealed class PlanFileTests
     [Theory]
     [InlineData("sparsity: 0.5, repair", "sparsty: 0.5, repair", "plan.yaml, line 5: 'prune.sparsty' is no word of a plan under 'prune'", "Did you mean 'sparsity'?")]
     [InlineData("seed: 7", "sead: 7", "plan.yaml, line 7: 'sead' is no word of a plan", "Did you mean 'seed'?")]
-    [InlineData("  samples: 32", "  samples: many", "plan.yaml: The option 'the plan.data.samples' takes a whole number, not 'many'", "")]
+    [InlineData("  samples: 32", "  samples: many", "plan.yaml, line 4: The option 'data.samples' takes a whole number, not 'many'", "")]
     [InlineData("seed: 7", "seed: 7\nseed: 8", "plan.yaml, line", "")]
     [InlineData("seed: 7", "Seed: 7\nseed: 8", "plan.yaml, line 8: 'seed' is there twice", "")]
     [InlineData("seed: 7", "seed: [7", "plan.yaml, line", "not YAML")]

@@ -132,6 +132,9 @@ public sealed partial class Ecoflap : IAllocator, IMeasuredPart
         return [.. groupOf.Select(name => Array.IndexOf(groups, name)).Select(g => Math.Min(allocation.Sparsity[g], counts[g] == 0 ? 0 : 1 - 1.0 / counts[g]))];
     }
 
+    /// <inheritdoc/>
+    public void Check(double sparsity) => CheckMaximum(MaxSparsity ?? 1, sparsity);
+
     /// <summary>Stage 1b: shares the budget of kept weights out in proportion to the scores, under a cap on every group's sparsity.</summary>
     /// <param name="scores">Importance of every group, finite and not negative; only their ratios count. All 0 gives the uniform allocation.</param>
     /// <param name="counts">Weights of every group.</param>
@@ -247,12 +250,14 @@ public sealed partial class Ecoflap : IAllocator, IMeasuredPart
         return total.item<float>();
     }
 
+    private static void CheckMaximum(double maxSparsity, double sparsity) => EspalierException.Require(maxSparsity >= sparsity && maxSparsity <= 1,
+        $"No group may lose more than {maxSparsity} (max_sparsity), but the plan asks for a sparsity of {sparsity} over all; raise max_sparsity, to at most 1.");
+
     private static void CheckAllocation(IReadOnlyList<float> scores, IReadOnlyList<long> counts, double sparsity, double maxSparsity)
     {
         MaskSelection.PruneCount(0, sparsity);
         EspalierException.Require(scores.Count == counts.Count && counts.Count > 0, $"{scores.Count} scores for {counts.Count} groups were given; every group needs one.");
-        EspalierException.Require(maxSparsity >= sparsity && maxSparsity <= 1,
-            $"No group may lose more than {maxSparsity} (max_sparsity), but the plan asks for a sparsity of {sparsity} over all; raise max_sparsity, to at most 1.");
+        CheckMaximum(maxSparsity, sparsity);
         for (int g = 0; g < counts.Count; g++)
         {
             EspalierException.Require(counts[g] >= 0, $"Group {g} has {counts[g]} weights, which is not possible.");

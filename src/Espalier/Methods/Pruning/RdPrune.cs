@@ -63,6 +63,10 @@ public sealed partial class RdPrune : IAllocator, IMeasuredPart
         }
     }
 
+    /// <inheritdoc/>
+    public void Check(double sparsity) => EspalierException.Require(Program is RdProgram.Published || !(MaxAmount < sparsity),
+        $"No layer may lose more than {MaxAmount} (max_amount), but the plan asks for a sparsity of {sparsity} over all; raise max_amount, to at most 1.");
+
     /// <summary>The same allocator with its curves.</summary>
     /// <param name="curves">From the name of a prunable weight to its curve, all with equally many levels; null where there is none.</param>
     public RdPrune WithCurves(Func<string, RdCurve?> curves) =>

@@ -1,0 +1,57 @@
+using Espalier.Catalogue;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+
+namespace Espalier.Pruning;
+
+/// <summary>Changes of a plan's words from outside the file: what flags and <c>--set</c> do.</summary>
+public static class PlanWords
+{
+    // A part stands in a plan as one word, or as a map of its method and its options.
+    private static readonly string[] parts = ["prune.criterion", "prune.pattern", "prune.allocator", "prune.repair", "retrain"];
+
+    /// <summary>The built systems that can stand as a part of a plan; null for a word that is no part.</summary>
+    /// <param name="part">criterion, allocator, repair or retraining.</param>
+    public static IReadOnlyList<CatalogueEntry>? Systems(string part)
+    {
+        MethodCatalogue all = MethodCatalogue.Default;
+        return part.Trim().ToLowerInvariant() switch
+        {
+            "criterion" => all.Supplying<ICriterion>(),
+            "allocator" => [.. all.Supplying<IAllocator>().Union(all.Supplying<IUnitAllocator>())],
+            "repair" => [.. all.Supplying<IRepair>().Union(all.Supplying<IBlockRepair>())],
+            "retraining" => all.Supplying<IRetraining>(),
+            _ => null,
+        };
+    }
+
+    /// <summary>Puts a value under a word; a part that was given by its name alone ("gblm") becomes a map with that <c>method</c>.</summary>
+    /// <param name="plan">The plan.</param>
+    /// <param name="path">The word with those above it ("prune.allocator.levels").</param>
+    /// <param name="value">Its value.</param>
+    /// <exception cref="EspalierException">When a word on the way is no part and holds no map, or names several parts.</exception>
+    public static PlanFile Put(PlanFile plan, string path, string value)
+    {
+        string? part = parts.FirstOrDefault(p => path.Replace('-', '_').StartsWith(p + ".", StringComparison.OrdinalIgnoreCase));
+        if (part is not null && plan.At(part) is string method)
+        {
+            EspalierException.Require(!method.Contains(','), $"'{part}' is '{method}', several parts, so it is not clear whose '{path[(part.Length + 1)..]}' is meant; write them as a list of maps in a plan (*.yaml).");
+            plan = plan.With(part, new Dictionary<string, object?> { ["method"] = method });
+        }
+
+        return plan.With(path, value);
+    }
+
+    /// <summary>Carries out <c>PATH=VALUE</c>, for example <c>prune.allocator.levels=20</c>.</summary>
+    /// <param name="plan">The plan.</param>
+    /// <param name="assignment">The word, an equals sign, the value; a list's items apart by commas.</param>
+    /// <exception cref="EspalierException">For another form, and what <see cref="Put"/> refuses.</exception>
+    public static PlanFile Set(PlanFile plan, string assignment)
+    {
+        int equals = assignment.IndexOf('=', StringComparison.Ordinal);
+        string path = equals < 0 ? "" : assignment[..equals].Trim();
+        EspalierException.Require(path.Length > 0 && path.Split('.').All(w => w.Trim().Length > 0),
+            $"'{assignment}' sets nothing; write a word of the plan, an equals sign and the value, for example --set prune.allocator.levels=20.");
+        return Put(plan, path, assignment[(equals + 1)..].Trim());
+    }
+}
