@@ -2,10 +2,7 @@ using System.Diagnostics;
 using Espalier.Data;
 using Espalier.Methods.Pruning;
 using Espalier.Models;
-using Espalier.Pruning;
 using Espalier.Runtime;
-using Espalier.Sparsity;
-using Espalier.Training;
 using static TorchSharp.torch;
 
 namespace Espalier.Recipes;
@@ -82,7 +79,7 @@ public sealed class ProSparseRecipe : Recipe
             using LanguageModel model = LanguageModel.Load(text.Folder, context.Device);
             if (method is null)
             {
-                Continue(model, source, steps, context);
+                RecipeTraining.OnText(model, source, steps, Rate, context);
             }
             else
             {
@@ -133,16 +130,6 @@ public sealed class ProSparseRecipe : Recipe
             m(low, Loss) + ((m(high, Loss) - m(low, Loss)) * (at - m(low, Zeros)) / (m(high, Zeros) - m(low, Zeros)));
     }
 
-    private static void Continue(LanguageModel model, PackedTokens source, int steps, RecipeContext context)
-    {
-        var trainable = model.Tensors.ToList();
-        trainable.ForEach(t => t.Value.requires_grad = true);
-        using var loop = new TrainingLoop(new TrainingOptions { Steps = steps, LearningRate = Rate, Schedule = "cosine" }, trainable,
-            new LanguageModelObjective(model, (step, _) => source.Batch(step).to(context.Device)));
-        loop.Run(context.Cancellation);
-        trainable.ForEach(t => t.Value.requires_grad = false);
-    }
-
     private static void Train(LanguageModel model, ProSparse method, PackedTokens source, int steps, Seed seed, RecipeContext context)
     {
         var arm = new ProSparse
@@ -150,24 +137,7 @@ public sealed class ProSparseRecipe : Recipe
             Peak = method.Peak, Peaks = method.Peaks, Ends = method.Ends, SubstitutionSteps = method.SubstitutionSteps, Stages = method.Stages,
             Steps = steps, Batch = 4, Length = 128, LearningRate = Rate, Threshold = 0,
         };
-        string state = Directory.CreateTempSubdirectory("espalier-recipe-").FullName;
-        try
-        {
-            arm.Retrain(new RetrainingContext
-            {
-                Model = model,
-                Masks = new Dictionary<string, SparsityMask>(),
-                Batches = (step, _) => source.Batch(step).to(context.Device),
-                Seed = seed,
-                StateFolder = state,
-                Progress = SilentProgress.Instance,
-                Cancellation = context.Cancellation,
-            });
-        }
-        finally
-        {
-            Directory.Delete(state, recursive: true);
-        }
+        RecipeTraining.Retrain(arm, model, source, seed, context);
     }
 
     private static (double Loss, double Zeros, double Dead) Measure(LanguageModel model, Tensor windows)

@@ -59,6 +59,21 @@ public sealed class SyntheticLayer : IDisposable
         }
     }
 
+    /// <summary>
+    /// Inputs around means of their own: W = 0.1·N(0, 1) [48, 64]; x_j = mu_j + sigma_j·N(0, 1) with mu of 3·N(0, 1) and sigma
+    /// log-uniform in [0.1, 2], as 40 sequences of 50 tokens. An input of small sigma is little more than its mean.
+    /// </summary>
+    /// <param name="seed">Fixes all of it.</param>
+    public static SyntheticLayer Offset(Seed seed)
+    {
+        using var scope = NewDisposeScope();
+        using Generator generator = seed.Generator("synthetic layer");
+        Tensor weight = 0.1 * randn([48, 64], generator: generator);
+        Tensor mu = 3 * randn([64], generator: generator);
+        Tensor sigma = 0.1 * (rand([64], generator: generator) * Math.Log(20)).exp();
+        return new SyntheticLayer(weight, mu + (sigma * randn([40, 50, 64], generator: generator)));
+    }
+
     /// <summary>Gives the layer, with the figures of its inputs, to parts of a plan.</summary>
     /// <param name="needs">What they need to know.</param>
     /// <param name="use">Receives the layer; what it makes is disposed afterwards.</param>
@@ -73,11 +88,12 @@ public sealed class SyntheticLayer : IDisposable
 
     /// <summary>The mean squared error of the output against the dense layer's, over all tokens and rows.</summary>
     /// <param name="weight">The changed weight [out, in].</param>
-    public double OutputError(Tensor weight)
+    /// <param name="bias">What is added to every output [out]; null adds nothing.</param>
+    public double OutputError(Tensor weight, Tensor? bias = null)
     {
         using var scope = NewDisposeScope();
         using var _ = no_grad();
-        return Inputs.reshape(-1, Weight.shape[1]).mm((weight - Weight).t()).pow(2).mean().item<float>();
+        return nn.functional.linear(Inputs.reshape(-1, Weight.shape[1]), weight - Weight, bias).pow(2).mean().item<float>();
     }
 
     /// <inheritdoc/>
