@@ -38,9 +38,8 @@ public sealed record Check
 
     /// <summary>What was measured, in words: the mean with half of its 95 % interval, or the range where every seed must hold.</summary>
     public string Measured => Values.Any(v => !double.IsFinite(v)) ? "not a number"
-        : EverySeed && Values.Min() < Values.Max() ? $"{Text(Values.Min())} to {Text(Values.Max())}{Suffix}"
-        : !EverySeed && Values.Count > 1 && Estimate.HalfWidth > 0 ? $"{Text(Estimate.Mean)} ± {Text(Estimate.HalfWidth)}{Suffix}"
-        : $"{Text(Values.Average())}{Suffix}";
+        : EverySeed && Number.Text(Values.Min()) != Number.Text(Values.Max()) ? $"{Number.Text(Values.Min())} to {Number.Text(Values.Max())}{Suffix}"
+        : $"{Number.Text(Values.Average(), !EverySeed && Values.Count > 1 ? Estimate.HalfWidth : null)}{Suffix}";
 
     /// <summary>What was needed, in words.</summary>
     public string Needed => $"{(AtMostBound ? "≤" : "≥")} {Bound.ToString("0.####", CultureInfo.InvariantCulture)}{Suffix}{(EverySeed ? ", every seed" : "")}";
@@ -62,6 +61,4 @@ public sealed record Check
         new() { Statement = statement, Values = values, Bound = bound, AtMostBound = false, EverySeed = everySeed, Unit = unit };
 
     private bool Keeps(double value) => AtMostBound ? value <= Bound : value >= Bound;
-
-    private static string Text(double value) => Number.Text(value);
 }

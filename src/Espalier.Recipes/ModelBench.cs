@@ -51,14 +51,15 @@ public sealed class ModelBench : IDisposable
     /// <param name="samples">Calibration windows.</param>
     /// <param name="windows">Held-out windows.</param>
     /// <param name="length">Tokens in a window of either kind.</param>
-    public static ModelBench Open(RecipeContext context, Seed seed, int samples = 32, int windows = 64, int length = 256)
+    /// <param name="calibrationLength">Tokens in a calibration window where they are others.</param>
+    public static ModelBench Open(RecipeContext context, Seed seed, int samples = 32, int windows = 64, int length = 256, int? calibrationLength = null)
     {
         bool smoke = context.Size is RecipeSize.Smoke;
         RecipeText text = RecipeText.For(context, smoke ? 2 : windows, length);
         try
         {
             long[][] calibration = TokenWindows.ToArrays(CalibrationSampler.Sample(
-                text.Calibration, text.Tokenizer, smoke ? 2 : samples, length, seed, context.Progress, context.Cancellation));
+                text.Calibration, text.Tokenizer, smoke ? 2 : samples, calibrationLength ?? length, seed, context.Progress, context.Cancellation));
             return new ModelBench(context, seed, text, calibration);
         }
         catch

@@ -76,17 +76,7 @@ public sealed class PerpRecipe : Recipe
             {
                 var perp = new Perp { Subset = choice.Subset, LearningRate = choice.Rate, Rank = 8, Alpha = 16, Steps = steps, Batch = 8, Length = 128 };
                 var source = new PackedTokens(text.Training, perp.Batch, perp.Length!.Value, new Seed(seed.For("retraining text")));
-                using var state = new StateFolder();
-                RetrainingResult result = perp.Retrain(new RetrainingContext
-                {
-                    Model = model,
-                    Masks = masks,
-                    Batches = (step, _) => source.Batch(step).to(context.Device),
-                    Seed = seed,
-                    StateFolder = state.Path,
-                    Progress = context.Progress,
-                    Cancellation = context.Cancellation,
-                });
+                RetrainingResult result = RecipeTraining.Retrain(perp, model, source, seed, context, masks);
                 Add(name, "trained parameters", result.Trained);
                 Add(name, "seconds", result.Seconds);
             }
@@ -136,12 +126,5 @@ public sealed class PerpRecipe : Recipe
         }
 
         return masks;
-    }
-
-    private sealed class StateFolder : IDisposable
-    {
-        public string Path { get; } = Directory.CreateTempSubdirectory("espalier-recipe-").FullName;
-
-        public void Dispose() => Directory.Delete(Path, recursive: true);
     }
 }

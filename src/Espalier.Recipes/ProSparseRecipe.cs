@@ -2,9 +2,7 @@ using System.Diagnostics;
 using Espalier.Data;
 using Espalier.Methods.Pruning;
 using Espalier.Models;
-using Espalier.Pruning;
 using Espalier.Runtime;
-using Espalier.Sparsity;
 using static TorchSharp.torch;
 
 namespace Espalier.Recipes;
@@ -81,7 +79,7 @@ public sealed class ProSparseRecipe : Recipe
             using LanguageModel model = LanguageModel.Load(text.Folder, context.Device);
             if (method is null)
             {
-                RecipeTraining.Continue(model, source, steps, Rate, context);
+                RecipeTraining.OnText(model, source, steps, Rate, context);
             }
             else
             {
@@ -139,16 +137,7 @@ public sealed class ProSparseRecipe : Recipe
             Peak = method.Peak, Peaks = method.Peaks, Ends = method.Ends, SubstitutionSteps = method.SubstitutionSteps, Stages = method.Stages,
             Steps = steps, Batch = 4, Length = 128, LearningRate = Rate, Threshold = 0,
         };
-        RecipeTraining.WithState(state => arm.Retrain(new RetrainingContext
-        {
-            Model = model,
-            Masks = new Dictionary<string, SparsityMask>(),
-            Batches = (step, _) => source.Batch(step).to(context.Device),
-            Seed = seed,
-            StateFolder = state,
-            Progress = SilentProgress.Instance,
-            Cancellation = context.Cancellation,
-        }));
+        RecipeTraining.Retrain(arm, model, source, seed, context);
     }
 
     private static (double Loss, double Zeros, double Dead) Measure(LanguageModel model, Tensor windows)

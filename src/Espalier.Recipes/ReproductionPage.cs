@@ -104,8 +104,8 @@ public static class ReproductionPage
     };
 
     // A metric of an arm: the mean, with the deviation over seeds where there is one.
-    private static string Cell(ArmSummary arm, string metric) => !arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? ""
-        : m.StandardDeviation is { } deviation && deviation > 1e-9 * Math.Abs(m.Mean) ? $"{Number.Text(m.Mean)} ± {Number.Text(deviation)}" : Number.Text(m.Mean);
+    private static string Cell(ArmSummary arm, string metric) =>
+        arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? Number.Text(m.Mean, m.StandardDeviation) : "";
 
     private static string Better(Experiment experiment) => experiment.LowerIsBetter is { } lower ? $"{(lower ? "lower" : "higher")} is better; " : "";
 

@@ -60,16 +60,17 @@ public sealed class SyntheticLayer : IDisposable
     }
 
     /// <summary>
-    /// Inputs with means and spreads of their own: x_j = mu_j + sigma_j·noise, mu of 3·N(0, 1), sigma log-uniform in [0.1, 2]; W = 0.1·N(0, 1)
-    /// [48, 64]; 40 sequences of 50 tokens. What an input adds on average can be told from what it tells.
+    /// Inputs around means of their own: W = 0.1·N(0, 1) [48, 64]; x_j = mu_j + sigma_j·N(0, 1) with mu of 3·N(0, 1) and sigma
+    /// log-uniform in [0.1, 2], as 40 sequences of 50 tokens. An input of small sigma is little more than its mean.
     /// </summary>
     /// <param name="seed">Fixes all of it.</param>
-    public static SyntheticLayer Fluctuating(Seed seed)
+    public static SyntheticLayer Offset(Seed seed)
     {
         using var scope = NewDisposeScope();
         using Generator generator = seed.Generator("synthetic layer");
-        Tensor weight = 0.1 * randn([48, 64], generator: generator), mu = 3 * randn([64], generator: generator);
-        Tensor sigma = (rand([64], generator: generator) * Math.Log(20) + Math.Log(0.1)).exp();
+        Tensor weight = 0.1 * randn([48, 64], generator: generator);
+        Tensor mu = 3 * randn([64], generator: generator);
+        Tensor sigma = 0.1 * (rand([64], generator: generator) * Math.Log(20)).exp();
         return new SyntheticLayer(weight, mu + (sigma * randn([40, 50, 64], generator: generator)));
     }
 
@@ -87,13 +88,12 @@ public sealed class SyntheticLayer : IDisposable
 
     /// <summary>The mean squared error of the output against the dense layer's, over all tokens and rows.</summary>
     /// <param name="weight">The changed weight [out, in].</param>
-    /// <param name="bias">A bias [out] that the changed layer has; null for none.</param>
+    /// <param name="bias">What is added to every output [out]; null adds nothing.</param>
     public double OutputError(Tensor weight, Tensor? bias = null)
     {
         using var scope = NewDisposeScope();
         using var _ = no_grad();
-        Tensor difference = Inputs.reshape(-1, Weight.shape[1]).mm((weight - Weight).t());
-        return (bias is null ? difference : difference + bias).pow(2).mean().item<float>();
+        return nn.functional.linear(Inputs.reshape(-1, Weight.shape[1]), weight - Weight, bias).pow(2).mean().item<float>();
     }
 
     /// <inheritdoc/>

@@ -17,6 +17,9 @@ internal interface IPrunedModel
     /// <summary>The sizes before and after where units were cut; null where weights were masked.</summary>
     StructureReport? Structure { get; }
 
+    /// <summary>The heads and neurons that were cut out of blocks that stay; none where weights were masked.</summary>
+    IReadOnlyList<RemovedUnits> Removed => [];
+
     /// <summary>The names of the weights that have masks; none where units were cut.</summary>
     IReadOnlyCollection<string> Names { get; }
 

@@ -57,7 +57,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using MeasuredPlan measured = MeasuredPlan.Of(job, model, journal.Folder, preview.Spills, progress, cancellation);
         job = job with { Plan = measured.Plan };
         IPrunedModel pruned = Prune(model, journal, Pruner.Plan(job, model));
-        return new PrunedModel(LanguageModel.Load(pruned.Config, pruned.Finished(), job.Device), Masks(pruned), pruned.Blocks);
+        return new PrunedModel(LanguageModel.Load(pruned.Config, pruned.Finished(), job.Device), Masks(pruned), pruned.Blocks) { Structure = pruned.Structure, Removed = pruned.Removed };
     }
 
     public PruningReport Run()

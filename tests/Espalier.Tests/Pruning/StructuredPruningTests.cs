@@ -42,6 +42,25 @@ public sealed class StructuredPruningTests
         page.ShouldContain("tokens/s");
     }
 
+    [Fact]
+    public void In_memory_it_needs_no_output_folder_and_says_which_units_went()
+    {
+        using var folder = new TemporaryFolder();
+        PruningJob job = PrunerTests.Job(folder, "llama", new Magnitude(), Pattern.Structured(options: new() { Neurons = 24, KeyValueHeads = 1 })) with { Out = string.Empty };
+        using LanguageModel dense = LanguageModel.Load(job.Folder);
+        using PrunedModel pruned = Pruner.InMemory(job, SilentProgress.Instance);
+        pruned.Structure!.ParametersAfter.ShouldBe(pruned.Model.ParameterCount);
+        pruned.Removed.Select(r => (r.Block, r.Kind, r.Units.Count)).ShouldBe([.. new[] { 0, 1 }.SelectMany(b => new[] { (b, CoupledKind.KeyValueGroup, 1), (b, CoupledKind.Neuron, 16) })]);
+        using var scope = NewDisposeScope();
+        foreach (RemovedUnits removed in pruned.Removed)
+        {
+            // What stays of the reader is the dense one without the removed units.
+            CoupledGroup group = dense.Blocks[removed.Block].Groups.Single(g => g.Kind == removed.Kind);
+            Linear whole = dense.Blocks[removed.Block].Linears.First(l => l.Name == group.Reader.Tensor).Linear, cut = pruned.Model.Blocks[removed.Block].Linears.First(l => l.Name == group.Reader.Tensor).Linear;
+            group.Cut(group.Reader.Tensor, whole.weight.detach(), [.. removed.Units]).equal(cut.weight).ShouldBeTrue();
+        }
+    }
+
     [Theory]
     [InlineData("llama")]
     [InlineData("qwen2")]

@@ -85,4 +85,22 @@ public sealed class ReproductionTests
         Check.AtMost("ratio", [double.NaN], 1).Holds.ShouldBeFalse();
         Check.AtMost("ratio", [double.NaN], 1).Measured.ShouldBe("not a number");
     }
+
+    [Theory]
+    [InlineData(1.005, "1.005")]
+    [InlineData(0.99612, "0.9961")]
+    [InlineData(1.4321, "1.432")]
+    [InlineData(15.764, "15.76")]
+    [InlineData(0.12345, "0.123")]
+    [InlineData(123.46, "123.5")]
+    [InlineData(2108896, "2,108,896")]
+    public void Figures_show_three_or_four_digits(double value, string shown) => Check.AtMost("figure", [value], 1).Measured.ShouldBe(shown);
+
+    [Fact]
+    public void A_spread_that_is_only_rounding_is_not_shown()
+    {
+        Check.AtMost("figure", [68.18, 68.18 + 1e-13, 68.18 - 1e-13], 70).Measured.ShouldBe("68.18");
+        Check.AtMost("figure", [0.25, 0.25 + 1e-16], 1, everySeed: true).Measured.ShouldBe("0.25");
+        Check.AtMost("figure", [68, 69], 70).Measured.ShouldStartWith("68.5 ± ");
+    }
 }

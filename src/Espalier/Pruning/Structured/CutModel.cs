@@ -19,6 +19,7 @@ internal sealed class CutModel : IPrunedModel
     public CutModel(ITensorSource ground, ModelConfig from, CutPlan plan, IReadOnlyDictionary<string, float[]> biases, IReadOnlyList<BlockReport> blocks, StructureReport structure)
     {
         (Plan, Config, Blocks, Structure) = (plan, plan.Size(from).Apply(from), blocks, structure);
+        Removed = [.. plan.Removed(from)];
         var filled = new OverlaySource(ground);
         foreach ((string name, float[] change) in biases)
         {
@@ -37,6 +38,8 @@ internal sealed class CutModel : IPrunedModel
     public IReadOnlyList<BlockReport> Blocks { get; }
 
     public StructureReport? Structure { get; }
+
+    public IReadOnlyList<RemovedUnits> Removed { get; }
 
     public IReadOnlyCollection<string> Names => [];
 

@@ -21,6 +21,24 @@ internal sealed record CutPlan(IReadOnlyList<int> Channels, IReadOnlyList<BlockC
         return new BlockShape(b.Heads.Count * (before.Heads / before.KeyValueHeads), b.Heads.Count, b.Neurons.Count);
     })]);
 
+    /// <summary>The heads and neurons that go, block by block.</summary>
+    /// <param name="c">The model that is cut.</param>
+    public IEnumerable<RemovedUnits> Removed(ModelConfig c)
+    {
+        foreach (BlockChoice block in Blocks)
+        {
+            BlockShape before = c.ShapeOf(block.Index);
+            CoupledKind head = before.Heads == before.KeyValueHeads ? CoupledKind.AttentionHead : CoupledKind.KeyValueGroup;
+            foreach ((CoupledKind kind, int count, IReadOnlyList<int> kept) in new[] { (head, before.KeyValueHeads, block.Heads), (CoupledKind.Neuron, before.Neurons, block.Neurons) })
+            {
+                if (kept.Count < count)
+                {
+                    yield return new RemovedUnits(block.Index, kind, [.. Enumerable.Range(0, count).Except(kept)]);
+                }
+            }
+        }
+    }
+
     /// <summary>The best units by score, ascending by number; among equals the lower number goes first.</summary>
     /// <param name="scores">The importance of every unit.</param>
     /// <param name="keep">How many stay.</param>

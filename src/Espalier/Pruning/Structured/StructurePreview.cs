@@ -39,7 +39,7 @@ public sealed record StructurePreview
     {
         var pattern = (Pattern.StructuredPattern)job.Plan.Pattern;
         Architecture family = Architecture.For(config);
-        EspalierException.Require(Path.GetFullPath(job.Out) != Path.GetFullPath(job.Folder),
+        EspalierException.Require(job.Out.Length == 0 || Path.GetFullPath(job.Out) != Path.GetFullPath(job.Folder),
             "A smaller model has other shapes, so it cannot be written over the one that it is cut from; name another output folder.");
         List<BlockUnits> units = [.. Enumerable.Range(0, config.LayerCount).SelectMany(i =>
         {
