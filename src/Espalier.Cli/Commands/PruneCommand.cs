@@ -77,18 +77,16 @@ internal sealed class PruneCommand : EspalierCommand
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
-        string word = parsed.GetRequiredValue(_model);
-        bool isPlan = word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase);
-        PlanFile plan = isPlan ? PlanFile.Read(word) : PlanFile.Empty.With("model", word);
+        PlanFile plan = PlanWords.Start(parsed.GetRequiredValue(_model));
         foreach ((Option<string?> option, string path) in _words)
         {
             if (parsed.GetValue(option) is { } value)
             {
-                plan = Put(plan, path, value);
+                plan = PlanWords.Put(plan, path, value);
             }
         }
 
-        plan = parsed.GetValue(_uniform) ? Put(plan, "prune.pattern.uniform", "true") : plan;
+        plan = parsed.GetValue(_uniform) ? PlanWords.Put(plan, "prune.pattern.uniform", "true") : plan;
 
         if (parsed.GetValue(_prompts) is { Length: > 0 } prompts)
         {
@@ -125,13 +123,5 @@ internal sealed class PruneCommand : EspalierCommand
         PruningReportPage.SaveAll(report);
         context.Show(report, () => PruningText.ShowReport(context, report));
         return ExitCode.Success;
-    }
-
-    // "retrain: perp" with --steps 200, "pattern: structured" with --round 8: the word becomes a map that names the method.
-    private static PlanFile Put(PlanFile plan, string path, string value)
-    {
-        string part = path.StartsWith("retrain.", StringComparison.Ordinal) ? "retrain" : path.StartsWith("prune.pattern.", StringComparison.Ordinal) ? "prune.pattern" : "";
-        plan = part.Length > 0 && plan.At(part) is string method ? plan.With(part, new Dictionary<string, object?> { ["method"] = method }) : plan;
-        return plan.With(path, value);
     }
 }

@@ -14,7 +14,9 @@ public static class Pruner
     {
         using Checkpoint checkpoint = Checkpoint.Open(job.Folder);
         using StreamedModel model = Open(job, checkpoint);
-        return Plan(job, model);
+        PruningPreview preview = Plan(job, model);
+        CheckRetraining(job.Plan, preview.Structure?.Config ?? model.Config);
+        return preview;
     }
 
     /// <summary>Runs one block of every kind through the plan without writing anything.</summary>
@@ -83,4 +85,26 @@ public static class Pruner
         // Of the model as it is, without biases that a repair will fill.
         return PruningPreview.Make(job, model.Config, Architecture.For(model.Config).ParameterCount(ModelConfig.Load(job.Folder)));
     }
+
+    /// <summary>Refuses what cannot be trained: subsets that select nothing, ranks that do not fit, lengths beyond the context, another teacher's vocabulary.</summary>
+    /// <param name="plan">The plan.</param>
+    /// <param name="config">The model that is trained: the smaller one, where units are cut.</param>
+    internal static void CheckRetraining(PruningPlan plan, ModelConfig config)
+    {
+        Architecture architecture = Architecture.For(config);
+        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
+        plan.Reconstruction?.Check(block);
+        if (plan.Retraining is not { } retraining)
+        {
+            return;
+        }
+
+        EspalierException.Require(LengthOf(retraining, config) <= config.MaxPositions,
+            $"Retraining on {retraining.Length} tokens at once is more than the model's context of {config.MaxPositions}.");
+        using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
+        using OutputHead head = architecture.CreateHead(config, embedding, Placement.Meta);
+        retraining.Check(config, block, head);
+    }
+
+    internal static int LengthOf(IRetraining retraining, ModelConfig config) => retraining.Length ?? Math.Min(256, config.MaxPositions);
 }

@@ -67,7 +67,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using StreamedModel model = Pruner.Open(job, checkpoint);
         PruningPreview preview = Pruner.Plan(job, model);
         using IDisposable? frugal = preview.Parameters > LargeModel ? NativeMemory.ReturnLargeTensors() : null;
-        CheckRetraining(preview.Structure?.Config ?? model.Config);
+        Pruner.CheckRetraining(job.Plan, preview.Structure?.Config ?? model.Config);
         using PruningJournal journal = PruningJournal.Open(job.Out, Fingerprint.Of(job, checkpoint), job.Fresh);
         string? spill = preview.Spills ? journal.Folder : null;
         var quality = new List<StageQuality>();
@@ -177,7 +177,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Model = whole,
             Dense = dense,
             Masks = Masks(pruned),
-            Batches = job.RetrainingText!(retraining.Batch, LengthOf(retraining, whole.Config)),
+            Batches = job.RetrainingText!(retraining.Batch, Pruner.LengthOf(retraining, whole.Config)),
             Memory = job.Memory,
             Seed = job.Seed,
             StateFolder = Path.Combine(journal.Folder, "retraining"),
@@ -185,26 +185,6 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             Cancellation = cancellation,
         });
     }
-
-    // Refused before any work: subsets that select nothing, ranks that do not fit, lengths beyond the context.
-    private void CheckRetraining(ModelConfig config)
-    {
-        Architecture architecture = Architecture.For(config);
-        using DecoderBlock block = architecture.CreateBlock(config, 0, Placement.Meta);
-        job.Plan.Reconstruction?.Check(block);
-        if (job.Plan.Retraining is not { } retraining)
-        {
-            return;
-        }
-
-        EspalierException.Require(LengthOf(retraining, config) <= config.MaxPositions,
-            $"Retraining on {retraining.Length} tokens at once is more than the model's context of {config.MaxPositions}.");
-        using Embedding embedding = architecture.CreateEmbedding(config, Placement.Meta);
-        using OutputHead head = architecture.CreateHead(config, embedding, Placement.Meta);
-        retraining.Check(config, block, head);
-    }
-
-    private static int LengthOf(IRetraining retraining, ModelConfig config) => retraining.Length ?? Math.Min(256, config.MaxPositions);
 
     private void Measure(string stage, List<StageQuality> quality, StreamedModel model, string? spill)
     {
