@@ -23,7 +23,7 @@ internal sealed class SearchCommand : EspalierCommand
         (new("--kv-heads") { Description = "Numbers of key-value heads, in place of --heads." }, "search.key_value_heads"),
         (new("--neurons") { Description = "Widths of the feed-forward part. Default all to a quarter in eighths, rounded to 64, 16 or 8 by width." }, "search.neurons"),
         (new("--hidden") { Description = "Widths of the model. Default as for neurons." }, "search.hidden"),
-        (new("--candidates") { Description = "The most candidates to try, the nearest to the parameters wanted. Default 16." }, "search.candidates"),
+        (new("--candidates") { Description = "The most candidates to try, spread evenly over those that fit. Default 16." }, "search.candidates"),
         (new("--light-steps") { Description = "Retraining steps of every candidate, before one is chosen. Default 100." }, "search.light_steps"),
         (new("--steps") { Description = "Retraining steps of the chosen one. Default 400." }, "retrain.steps"),
         (new("--lr") { Description = "Peak learning rate of both. Default 2e-4; small models want more." }, "retrain.learning_rate"),

@@ -50,10 +50,15 @@ public static class SearchPage
     public static string Ranking(SearchReport report)
     {
         SearchedCandidate[] finished = [.. report.Candidates.Where(c => c.Rank is not null)];
+        if (finished.Length == 1)
+        {
+            return "Only one candidate was finished, so nothing was ranked.";
+        }
+
         int moved = finished.Count(c => c.Rank != c.RankBefore);
         string first = finished.FirstOrDefault(c => c.RankBefore == 1) is { } best && best != report.Best ? $"; {best.Name} was first before and is {Ordinal(best.Rank!.Value)} now" : "";
         string correlation = report.RankCorrelation is { } r ? string.Create(CultureInfo.InvariantCulture, $" (rank correlation {r:0.00})") : "";
-        string few = report.LightSteps < 300 && finished.Length > 1 ? $" Rankings may change until about 300 steps; these are after {Steps(report.LightSteps)}." : "";
+        string few = report.LightSteps < 300 ? $" Rankings may change until about 300 steps; these are after {Steps(report.LightSteps)}." : "";
         return $"{moved} of {finished.Length} candidates changed their rank in light retraining{correlation}{first}.{few}";
     }
 

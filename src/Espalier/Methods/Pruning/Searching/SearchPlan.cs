@@ -35,13 +35,18 @@ public sealed record SearchPlan(long Parameters, long Target, int Fitting, IRead
         EspalierException.Require(request.Data.Evaluation is not null, "A search chooses by perplexity, but no evaluation text was named; name one with --evaluation (or `evaluation:` under `data:`).");
         var axes = new SearchAxes(search, config, Ranked(request));
         MinitronCandidate[] fitting = [.. Minitron.Candidates(axes.All(), target, search.Tolerance)];
-        MinitronCandidate[] tried = [.. fitting.OrderBy(c => Math.Abs(c.Parameters - target)).Take(search.Candidates)];
-        return new SearchPlan(own, target, fitting.Length, [.. fitting.Where(tried.Contains).Select(c => Named(request, axes, c))]);
+        return new SearchPlan(own, target, fitting.Length, [.. Spread(fitting, search.Candidates, target).Select(c => Named(request, axes, c))]);
     }
 
     /// <summary>As in "23 architectures have 1,500,000 parameters within 5 % …".</summary>
     public string Sentence(double tolerance) => string.Create(CultureInfo.InvariantCulture,
-        $"{Fitting} {(Fitting == 1 ? "architecture has" : "architectures have")} {Text.Count(Target)} parameters within {100 * tolerance:0.##} % (the model has {Text.Count(Parameters)}){(Candidates.Count < Fitting ? $"; the {Candidates.Count} nearest are tried" : "")}.");
+        $"{Fitting} {(Fitting == 1 ? "architecture has" : "architectures have")} {Text.Count(Target)} parameters within {100 * tolerance:0.##} % (the model has {Text.Count(Parameters)}){(Candidates.Count < Fitting ? $"; {Candidates.Count} of them are tried" : "")}.");
+
+    // Evenly over the list, from the first to the last: the nearest to the target would often be of one width.
+    private static IEnumerable<MinitronCandidate> Spread(MinitronCandidate[] fitting, int most, long target) =>
+        fitting.Length <= most ? fitting
+        : most == 1 ? [fitting.MinBy(c => Math.Abs(c.Parameters - target))]
+        : Enumerable.Range(0, most).Select(i => fitting[(int)((long)i * (fitting.Length - 1) / (most - 1))]);
 
     // What the criterion can rank; also refuses a plan without retraining, or one that is shorter than the light one.
     private static Units Ranked(SearchRequest request)

@@ -46,7 +46,7 @@ public sealed record SearchReport
     /// <summary>How far from them a candidate may be, as a share.</summary>
     public required double Tolerance { get; init; }
 
-    /// <summary>How many architectures are near enough; more than the candidates where only the nearest were tried.</summary>
+    /// <summary>How many architectures are near enough; more than the candidates where not all were tried.</summary>
     public required int Fitting { get; init; }
 
     /// <summary>The dense model's quality.</summary>

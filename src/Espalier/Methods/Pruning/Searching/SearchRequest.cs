@@ -37,7 +37,7 @@ public sealed record SearchSection
     /// <summary>Widths of the model; null: from all down to a quarter of the model's in eighths, rounded as a plan's <c>round</c> does.</summary>
     public IReadOnlyList<int>? Hidden { get; init; }
 
-    /// <summary>The most candidates to try, the nearest to the parameters wanted first. Default 16; the paper has 15 to 18.</summary>
+    /// <summary>The most candidates to try, spread evenly over the list of those that fit. Default 16; the paper has 15 to 18.</summary>
     public int Candidates
     {
         get;
