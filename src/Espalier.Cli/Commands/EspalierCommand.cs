@@ -35,6 +35,7 @@ internal static class CommandList
         new QuickstartCommand(),
         new PruneCommand(),
         new CompareCommand(),
+        new SearchCommand(),
         new MethodsCommand(),
         new InspectCommand(),
         new GenerateCommand(),

@@ -80,9 +80,7 @@ internal sealed class PruneCommand : EspalierCommand
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
-        string word = parsed.GetRequiredValue(_model);
-        bool isPlan = word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase);
-        PlanFile plan = isPlan ? PlanFile.Read(word) : PlanFile.Empty.With("model", word);
+        PlanFile plan = PlanWords.Start(parsed.GetRequiredValue(_model));
         foreach ((Option<string?> option, string path) in _words)
         {
             if (parsed.GetValue(option) is { } value)

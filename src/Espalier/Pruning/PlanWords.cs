@@ -25,6 +25,11 @@ public static class PlanWords
         };
     }
 
+    /// <summary>The plan in a file (*.yaml), or one that says nothing but the model.</summary>
+    /// <param name="word">A plan's path, a model's folder or a hub id.</param>
+    public static PlanFile Start(string word) =>
+        word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase) ? PlanFile.Read(word) : PlanFile.Empty.With("model", word);
+
     /// <summary>Puts a value under a word; a part that was given by its name alone ("gblm") becomes a map with that <c>method</c>.</summary>
     /// <param name="plan">The plan.</param>
     /// <param name="path">The word with those above it ("prune.allocator.levels").</param>

@@ -31,6 +31,12 @@ public sealed record PruningJob
     /// <summary>The dense model's quality on these evaluation windows where it has been measured before; null measures it.</summary>
     public StageQuality? Dense { get; init; }
 
+    /// <summary>
+    /// A folder where the importance of all units that the criterion ranks is kept, for several plans that cut one model by it on the
+    /// same calibration windows; null measures what the plan cuts and keeps it in the run's own working folder.
+    /// </summary>
+    public string? Importance { get; init; }
+
     /// <summary>Prompts to continue before and after; empty shows none.</summary>
     public IReadOnlyList<string> Prompts { get; init; } = [];
 

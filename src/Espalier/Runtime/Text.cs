@@ -61,4 +61,16 @@ public static class Text
             $"'{word}' is no size; write for example 8GB, 512MB or 1.5GiB.");
         return (long)(double.Parse(text[..split], CultureInfo.InvariantCulture) * factor);
     }
+
+    /// <summary>Reads a number of parameters such as <c>1.5M</c>, <c>800K</c>, <c>7B</c>, <c>1,500,000</c> or <c>2e6</c>.</summary>
+    /// <exception cref="EspalierException">When it is no such number, or below 1.</exception>
+    public static long ParseCount(string word)
+    {
+        string text = word.Trim().ToUpperInvariant();
+        double factor = text.Length == 0 ? 1 : text[^1] switch { 'K' => 1e3, 'M' => 1e6, 'B' or 'G' => 1e9, _ => 1 };
+        EspalierException.Require(
+            double.TryParse(factor > 1 ? text[..^1] : text, NumberStyles.Float | NumberStyles.AllowThousands, CultureInfo.InvariantCulture, out double value) && value * factor is >= 1 and < 9e15,
+            $"'{word}' is no number of parameters; write for example 1.5M, 800K, 7B or 1500000.");
+        return (long)Math.Round(value * factor);
+    }
 }

@@ -191,24 +191,4 @@ public sealed class ComparisonTests
     {
         Perplexity = Math.Exp(log), LogRise = log, Sparsity = 0.5, Parameters = 10, Nonzero = 5, DiskBytes = 40, PackedBytes = 22, Trained = 0,
     };
-
-    /// <summary>Keeps what is said.</summary>
-    private sealed class Heard(Action<string>? also = null) : IProgressSink
-    {
-        public List<string> Said { get; } = [];
-
-        public IProgressTask Begin(string name, long total, string unit) => SilentProgress.Instance;
-
-        public void Say(string message)
-        {
-            Said.Add(message);
-            also?.Invoke(message);
-        }
-
-        public void Warn(string message) => Said.Add(message);
-
-        public void Report(string metric, long step, double value)
-        {
-        }
-    }
 }

@@ -70,23 +70,29 @@ public sealed partial class Minitron
     {
         EspalierException.Require(target > 0 && tolerance >= 0, string.Create(CultureInfo.InvariantCulture,
             $"A target of {target} parameters with a tolerance of {tolerance} is not possible; the first must be above 0, the second not negative."));
-        return [.. All(space).Where(c => Math.Abs(c.Parameters - target) <= tolerance * target)];
+        return [.. All(space).Where(c => IsNear(c, target, tolerance))];
     }
 
     /// <summary>As <see cref="Enumerate"/>, for a user: none at all is an error that names the nearest sizes.</summary>
     /// <exception cref="EspalierException">When no architecture is near enough.</exception>
-    public static IReadOnlyList<MinitronCandidate> Candidates(MinitronSpace space, long target, double tolerance)
+    public static IReadOnlyList<MinitronCandidate> Candidates(MinitronSpace space, long target, double tolerance) => Candidates(All(space), target, tolerance);
+
+    /// <summary>Those of listed architectures that are near enough; none at all is an error that names the nearest sizes.</summary>
+    internal static IReadOnlyList<MinitronCandidate> Candidates(IEnumerable<MinitronCandidate> all, long target, double tolerance)
     {
-        IReadOnlyList<MinitronCandidate> found = Enumerate(space, target, tolerance);
-        if (found.Count == 0)
+        MinitronCandidate[] listed = [.. all];
+        MinitronCandidate[] found = [.. listed.Where(c => IsNear(c, target, tolerance))];
+        if (found.Length == 0)
         {
-            string nearest = string.Join("; ", All(space).OrderBy(c => Math.Abs(c.Parameters - target)).Take(3));
+            string nearest = string.Join("; ", listed.OrderBy(c => Math.Abs(c.Parameters - target)).Take(3));
             throw new EspalierException(string.Create(CultureInfo.InvariantCulture,
                 $"No architecture of the search has {target:N0} parameters within {tolerance * 100:0.##} %; the nearest are: {nearest}. Change the target, the tolerance or the sizes."));
         }
 
         return found;
     }
+
+    private static bool IsNear(MinitronCandidate candidate, long target, double tolerance) => Math.Abs(candidate.Parameters - target) <= tolerance * target;
 
     private static IEnumerable<MinitronCandidate> All(MinitronSpace space)
     {

@@ -13,6 +13,9 @@ public sealed record RunFigures
     /// <summary>Perplexity of the finished model on the evaluation windows.</summary>
     public required double Perplexity { get; init; }
 
+    /// <summary>Perplexity after pruning and repair, before retraining; null where nothing was retrained.</summary>
+    public double? BeforeRetraining { get; init; }
+
     /// <summary>ln(perplexity / the dense model's).</summary>
     public required double LogRise { get; init; }
 
@@ -71,6 +74,7 @@ internal static class RunMeasuring
         return new RunFigures
         {
             Perplexity = perplexity,
+            BeforeRetraining = report.Trained is null ? null : report.Quality[^2].Perplexity,
             LogRise = Math.Log(perplexity / report.Quality[0].Perplexity),
             Sparsity = report.Pruned / (double)report.Prunable,
             Parameters = parameters,
@@ -79,7 +83,7 @@ internal static class RunMeasuring
             PackedBytes = packed,
             Trained = report.Trained ?? 0,
             Seconds = continued ? null : report.Seconds.Where(s => s.Key != "evaluation").Sum(s => s.Value),
-            Speed = large ? null : Speed(job, report.Out, cancellation),
+            Speed = large ? null : report.Structure?.Speed ?? Speed(job, report.Out, cancellation),
             SpeedNote = large ? $"{Text.Count(report.Parameters)} parameters are too many to hold the model twice" : null,
         };
     }

@@ -9,18 +9,20 @@ namespace Espalier.Pruning.Structured;
 
 /// <summary>
 /// The one pass over the dense model that scores its units, block by block: what a block was measured at is durable in
-/// the journal, so that a run that was stopped does not measure it again.
+/// the journal, so that a run that was stopped does not measure it again; in a folder of its own where several plans share it.
 /// </summary>
 internal sealed class UnitMeasure(PruningJob job, StreamedModel model, PruningJournal journal, bool spills, IProgressSink progress)
 {
     private const string Scores = "score/", Means = "mean/", Stream = "stream", Importance = "importance";
 
     private readonly IUnitCriterion _criterion = (IUnitCriterion)job.Plan.Criterion;
-    private readonly Units _cuts = ((Pattern.StructuredPattern)job.Plan.Pattern).Cuts;
+    private readonly Units _cuts = job.Importance is null ? ((Pattern.StructuredPattern)job.Plan.Pattern).Cuts : ((IUnitCriterion)job.Plan.Criterion).Ranks;
+    private readonly string _folder = job.Importance ?? journal.Folder;
 
     /// <summary>Measures every block that the journal does not hold yet.</summary>
     public void Run(CancellationToken cancellation)
     {
+        Directory.CreateDirectory(_folder);
         int blocks = model.Config.LayerCount;
         int done = Enumerable.Range(0, blocks).Count(i => File.Exists(PathOf(i)));
         if (done == blocks)
@@ -78,7 +80,7 @@ internal sealed class UnitMeasure(PruningJob job, StreamedModel model, PruningJo
         return score.item<float>();
     })];
 
-    private string PathOf(int block) => Path.Combine(journal.Folder, $"units-{block:D5}.safetensors");
+    private string PathOf(int block) => Path.Combine(_folder, $"units-{block:D5}.safetensors");
 
     private Tensor Read(int block, string name)
     {
