@@ -24,7 +24,6 @@ unsafe
         ("int4 AVX2 bytes, then route A", 0.5, false, (nint)(delegate*<byte*, int, float*, float>)&Routes.Int4Unpacked),
         ("int4 AVX-512 expand", 0.5, false, (nint)(delegate*<byte*, int, float*, float>)&Routes.Int4Expand),
     ];
-    Kernels.Measure();
     foreach (var (name, size, blockwise, address) in routes)
     {
         if (name.Contains("512") && !Avx512Vbmi2.IsSupported)
@@ -58,6 +57,8 @@ unsafe
 
         Console.WriteLine($"{name,-38} in cache {best[0],6:0.0}   from memory {best[1],6:0.0}");
     }
+
+    Kernels.Measure();
 
     // Each mask keeps exactly half, so that every row has the same length.
     static void Fill(byte* data, int rows, int length, double size, bool blockwise)

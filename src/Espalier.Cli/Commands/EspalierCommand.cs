@@ -35,6 +35,8 @@ internal static class CommandList
         new QuickstartCommand(),
         new PruneCommand(),
         new CompareCommand(),
+        new PackCommand(),
+        new UnpackCommand(),
         new MethodsCommand(),
         new InspectCommand(),
         new GenerateCommand(),

@@ -1,4 +1,7 @@
+using System.Numerics;
 using Espalier.Runtime;
+using TorchSharp;
+using static TorchSharp.torch;
 using NativeMemory = System.Runtime.InteropServices.NativeMemory;
 
 namespace Espalier.Sparsity.Packed;
@@ -144,6 +147,37 @@ public sealed unsafe class PackedMatrix : IDisposable
             packed.Dispose();
             throw;
         }
+    }
+
+    /// <summary>How many weights are kept.</summary>
+    public long Kept
+    {
+        get
+        {
+            long kept = 0;
+            for (int r = 0; r < Rows; r++)
+            {
+                foreach (ulong mask in new ReadOnlySpan<ulong>(Stream + rowWords[r] * 8L, RowCodec.Blocks(Columns)))
+                {
+                    kept += BitOperations.PopCount(mask);
+                }
+            }
+
+            return kept;
+        }
+    }
+
+    /// <summary>The whole matrix as a dense float32 tensor [rows, columns]; the caller disposes it.</summary>
+    public Tensor ToTensor()
+    {
+        Tensor dense = torch.empty([Rows, Columns], dtype: torch.float32);
+        float* to = TensorMemory.Pointer<float>(dense);
+        for (int r = 0; r < Rows; r++)
+        {
+            Unpack(r, new Span<float>(to + (long)r * Columns, Columns));
+        }
+
+        return dense;
     }
 
     /// <summary>One row as dense weights.</summary>
