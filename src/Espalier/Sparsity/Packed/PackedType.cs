@@ -44,7 +44,7 @@ public static class PackedTypes
     /// <summary>Whether values are integers, and products therefore use inputs rounded to 8 bits.</summary>
     public static bool IsInteger(PackedType type) => type is PackedType.Int8 or PackedType.Int4;
 
-    /// <summary>The largest difference from the dense product |Wx| that rounding the weights may make, in units of ‖w‖·‖x‖ of a row; what `espalier pack` and the tests hold.</summary>
+    /// <summary>The most that logits of a packed model may differ from its source's, as ‖difference‖ / ‖source‖; what <see cref="Packer"/> holds.</summary>
     public static double Tolerance(PackedType type) => type switch
     {
         PackedType.Float32 => 1e-6,
