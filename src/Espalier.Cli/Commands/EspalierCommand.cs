@@ -36,6 +36,8 @@ internal static class CommandList
         new PruneCommand(),
         new CompareCommand(),
         new SearchCommand(),
+        new PackCommand(),
+        new UnpackCommand(),
         new MethodsCommand(),
         new InspectCommand(),
         new GenerateCommand(),

@@ -3,6 +3,7 @@ using Espalier.Checkpoints;
 using Espalier.Data;
 using Espalier.Models;
 using Espalier.Runtime;
+using Espalier.Sparsity.Packed;
 
 namespace Espalier.Cli.Commands;
 
@@ -32,11 +33,12 @@ internal static class Inputs
         return seeds;
     }
 
-    /// <summary>A model wholly in memory.</summary>
+    /// <summary>A model wholly in memory; a packed one is unpacked on the way.</summary>
     public static LanguageModel Load(string folder, CommandContext context)
     {
         ModelConfig config = ModelConfig.Load(folder);
-        using Checkpoint checkpoint = Checkpoint.Open(folder);
-        return LanguageModel.Load(config, checkpoint, context.Device, context.Progress);
+        ITensorSource source = PackedSource.OpenAny(folder);
+        using var opened = source as IDisposable;
+        return LanguageModel.Load(config, source, context.Device, context.Progress);
     }
 }

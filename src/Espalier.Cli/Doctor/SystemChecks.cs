@@ -3,6 +3,7 @@ using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
 using Espalier.Checkpoints;
 using Espalier.Runtime;
+using Espalier.Sparsity.Packed;
 
 namespace Espalier.Cli.Doctor;
 
@@ -15,6 +16,7 @@ internal static class SystemChecks
     {
         yield return new Check("system", Health.Ok, $"{RuntimeInformation.OSDescription}, {RuntimeInformation.OSArchitecture}, .NET {Environment.Version}");
         yield return Processor();
+        yield return Kernels();
         yield return Memory();
         foreach (Check check in ModelCache())
         {
@@ -40,12 +42,26 @@ internal static class SystemChecks
         Add(Fma.IsSupported, "FMA");
         Add(Avx512F.IsSupported, "AVX-512");
         Add(Avx512Vbmi.IsSupported, "AVX-512-VBMI");
+        Add(Avx512Vbmi2.IsSupported, "AVX-512-VBMI2");
         Add(AdvSimd.IsSupported, "NEON");
         Add(Dp.IsSupported, "NEON dot product");
         string found = $"{Environment.ProcessorCount} cores, {(sets.Count > 0 ? string.Join(", ", sets) : "no vector instructions that Espalier uses")}";
         return sets.Count > 0
             ? new Check("processor", Health.Ok, found)
             : new Check("processor", Health.Warn, found, "Everything works, but the sparse kernels run in plain code, slowly.");
+    }
+
+    private static Check Kernels()
+    {
+        string supported = string.Join(", ", PackedKernels.Supported.Select(PackedKernels.WordOf));
+        try
+        {
+            return new Check("packed kernels", Health.Ok, $"{PackedKernels.WordOf(PackedKernels.Current)} in use, of {supported} ({PackedKernels.Variable} forces one)");
+        }
+        catch (EspalierException wrong)
+        {
+            return new Check("packed kernels", Health.Fail, wrong.Message, "Correct the variable, or unset it.");
+        }
     }
 
     private static Check Memory()

@@ -92,6 +92,32 @@ public sealed class StreamedModel : IDisposable
         return Filled(head);
     }
 
+    /// <summary>The logits of one short sequence, with one part in memory at a time.</summary>
+    /// <param name="ids">Token ids; at most the model's context.</param>
+    /// <param name="device">Where to compute; null is the CPU.</param>
+    /// <returns>[1, tokens, vocabulary]; the caller's scope disposes it.</returns>
+    public Tensor Logits(long[] ids, Device? device = null)
+    {
+        using var _ = no_grad();
+        using var scope = NewDisposeScope();
+        Tensor hidden;
+        using (Embedding embedding = LoadEmbedding(device))
+        {
+            hidden = embedding.Forward(tensor(ids, device: device).unsqueeze(0), 0);
+        }
+
+        for (int i = 0; i < BlockCount; i++)
+        {
+            using var inner = NewDisposeScope();
+            using DecoderBlock block = LoadBlock(i, device);
+            hidden = block.Forward(hidden).MoveToOuterDisposeScope();
+            NativeMemory.Trim();
+        }
+
+        using OutputHead head = LoadHead(device);
+        return head.Forward(hidden).MoveToOuterDisposeScope();
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

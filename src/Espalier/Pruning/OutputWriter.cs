@@ -63,31 +63,9 @@ internal static class OutputWriter
         using StreamedModel meant = new StreamedModel(config, new RoundedSource(tensors));
         using Checkpoint written = Checkpoint.Open(job.Out);
         using StreamedModel read = new StreamedModel(ModelConfig.Load(job.Out), written);
-        double difference = (Logits(meant, ids, job.Device) - Logits(read, ids, job.Device)).abs().max().item<float>();
+        double difference = (meant.Logits(ids, job.Device) - read.Logits(ids, job.Device)).abs().max().item<float>();
         EspalierException.Require(difference < 1e-3, $"The checkpoint in {job.Out} does not answer as the model it was written from (logits differ by {difference:G3}); the disk or the writer is at fault, do not use it.");
         return difference;
-    }
-
-    private static Tensor Logits(StreamedModel model, long[] ids, Device device)
-    {
-        using var _ = no_grad();
-        using var scope = NewDisposeScope();
-        Tensor hidden;
-        using (Embedding embedding = model.LoadEmbedding(device))
-        {
-            hidden = embedding.Forward(tensor(ids, device: device).unsqueeze(0), 0);
-        }
-
-        for (int i = 0; i < model.Config.LayerCount; i++)
-        {
-            using var inner = NewDisposeScope();
-            using DecoderBlock block = model.LoadBlock(i, device);
-            hidden = block.Forward(hidden).MoveToOuterDisposeScope();
-            NativeMemory.Trim();
-        }
-
-        using OutputHead head = model.LoadHead(device);
-        return head.Forward(hidden).MoveToOuterDisposeScope();
     }
 
     // What was meant, rounded as it is stored.

@@ -1,0 +1,61 @@
+using System.CommandLine;
+using Espalier.Sparsity.Packed;
+using Text = Espalier.Runtime.Text;
+
+namespace Espalier.Cli.Commands;
+
+/// <summary><c>espalier pack</c>: stores a pruned model's weights without their zeros.</summary>
+internal sealed class PackCommand : EspalierCommand
+{
+    private readonly Argument<string> _model = new("MODEL") { Description = "A pruned model's folder or a hub id." };
+    private readonly Option<string> _type = new("--type") { Description = "How kept weights are stored: f32, bf16, f16, int8 or int4.", HelpName = "type", Required = true };
+    private readonly Option<string> _out = new("--out") { Description = "The output folder.", HelpName = "folder", Required = true };
+
+    public PackCommand()
+        : base("pack", "Stores a pruned model's weights without their zeros: a bit per weight that says where, and the kept values.",
+            "espalier pack ./llama-50 --type bf16 --out ./llama-50-packed",
+            "espalier pack ./llama-50 --type int4 --out ./llama-50-int4")
+    {
+        Add(_model);
+        Add(_type);
+        Add(_out);
+    }
+
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    {
+        PackedType type = PackedTypes.Parse(parsed.GetRequiredValue(_type));
+        string output = parsed.GetRequiredValue(_out);
+        string folder = await Inputs.ModelAsync(parsed.GetRequiredValue(_model), context, cancellation).ConfigureAwait(false);
+        PackReport report = await Task.Run(() => Packer.Pack(folder, type, output, context.Progress, cancellation), cancellation).ConfigureAwait(false);
+        context.Show(new { folder = output, type = PackedTypes.WordOf(type), report }, () =>
+        {
+            context.Output.WriteLine(FormattableString.Invariant($"{report.Weights} weights with {report.Zeros:0.0%} zeros at {report.BitsPerWeight:0.00} bits per weight ({PackedTypes.WordOf(type)})"));
+            context.Output.WriteLine($"all tensors: {Text.Bytes(report.DenseBytes)} dense, {Text.Bytes(report.PackedBytes)} packed, in {output}");
+            context.Output.WriteLine(FormattableString.Invariant($"re-opened: logits differ from the source's by {report.LogitDifference:G3} of their size (at most {report.LogitTolerance} for this type)"));
+        });
+        return ExitCode.Success;
+    }
+}
+
+/// <summary><c>espalier unpack</c>: the way back.</summary>
+internal sealed class UnpackCommand : EspalierCommand
+{
+    private readonly Argument<string> _model = new("DIR") { Description = "A packed model's folder." };
+    private readonly Option<string> _out = new("--out") { Description = "The output folder.", HelpName = "folder", Required = true };
+
+    public UnpackCommand()
+        : base("unpack", "Writes a packed model as an ordinary checkpoint again: floats in their type, integers as the float32 numbers they stand for.",
+            "espalier unpack ./llama-50-packed --out ./llama-50-dense")
+    {
+        Add(_model);
+        Add(_out);
+    }
+
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    {
+        string folder = parsed.GetRequiredValue(_model), output = parsed.GetRequiredValue(_out);
+        long bytes = await Task.Run(() => Packer.Unpack(folder, output, context.Progress, cancellation), cancellation).ConfigureAwait(false);
+        context.Show(new { folder = output, bytes }, () => context.Output.WriteLine($"{Text.Bytes(bytes)} of dense tensors in {output}"));
+        return ExitCode.Success;
+    }
+}

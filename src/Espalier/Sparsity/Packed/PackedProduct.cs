@@ -1,0 +1,107 @@
+namespace Espalier.Sparsity.Packed;
+
+/// <summary>Multiplies packed matrices with one or a few vectors. It keeps its room and its threads from call to call and allocates nothing then.</summary>
+/// <remarks>One thread owns whole rows, shares of about the same number of bytes. An object serves one caller at a time.</remarks>
+public sealed unsafe class PackedProduct : IDisposable
+{
+    private readonly PackedInput input = new();
+    private readonly WorkerTeam team;
+    private PackedMatrix? matrix;
+    private float* output;
+    private int count;
+
+    /// <summary>Makes one.</summary>
+    /// <param name="threads">How many threads share the rows, the caller's included.</param>
+    /// <param name="kernels">The instructions; null: the best there are (or those that are forced).</param>
+    public PackedProduct(int threads = 1, KernelSet? kernels = null)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(threads);
+        Kernels = kernels ?? PackedKernels.Current;
+        team = new WorkerTeam(threads, Share);
+    }
+
+    /// <summary>The instructions in use.</summary>
+    public KernelSet Kernels { get; }
+
+    /// <summary>y = W x for each vector. Integer weights see the inputs rounded to 8 bits, a scale per 64 columns.</summary>
+    /// <param name="weights">The matrix [rows, columns].</param>
+    /// <param name="x">The vectors [vectors, columns].</param>
+    /// <param name="y">The products [vectors, rows].</param>
+    /// <param name="vectors">How many; made for 1 to 8.</param>
+    public void Multiply(PackedMatrix weights, ReadOnlySpan<float> x, Span<float> y, int vectors = 1)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(vectors);
+        ArgumentOutOfRangeException.ThrowIfNotEqual(x.Length, (long)weights.Columns * vectors, nameof(x));
+        ArgumentOutOfRangeException.ThrowIfNotEqual(y.Length, (long)weights.Rows * vectors, nameof(y));
+        fixed (float* from = x, to = y)
+        {
+            Multiply(weights, from, to, vectors);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        team.Dispose();
+        input.Dispose();
+    }
+
+    internal void Multiply(PackedMatrix weights, float* x, float* y, int vectors)
+    {
+        weights.RequireOpen();
+        input.Arrange(weights.Type, x, weights.Columns, vectors);
+        matrix = weights;
+        output = y;
+        count = vectors;
+        team.Run();
+        matrix = null;
+    }
+
+    private void Share(int index, int of)
+    {
+        int first = Boundary(index, of), end = Boundary(index + 1, of);
+        RowKernel kernel = PackedKernels.For(Kernels, matrix!.Type);
+        byte* stream = matrix.Stream;
+        ReadOnlySpan<int> starts = matrix.RowWords;
+        ReadOnlySpan<float> scales = matrix.Scales;
+        int columns = matrix.Columns, rows = matrix.Rows;
+        if (count == 1)
+        {
+            for (int r = first; r < end; r += 2)
+            {
+                int next = Math.Min(r + 1, end - 1);
+                (float a, float b) = kernel.Pair(stream + starts[r] * 8L, stream + starts[next] * 8L, columns, input);
+                output[r] = a * scales[r];
+                output[next] = b * scales[next];
+            }
+
+            return;
+        }
+
+        float* products = stackalloc float[4];
+        for (int r = first; r < end; r++)
+        {
+            for (int c = 0; c < count; c += 4)
+            {
+                kernel.Four(stream + starts[r] * 8L, columns, input, c, products);
+                for (int i = 0; i < Math.Min(4, count - c); i++)
+                {
+                    output[(long)(c + i) * rows + r] = products[i] * scales[r];
+                }
+            }
+        }
+    }
+
+    // The first row that begins at or behind a share of the bytes.
+    private int Boundary(int index, int of)
+    {
+        ReadOnlySpan<int> starts = matrix!.RowWords;
+        if (index == 0 || index == of)
+        {
+            return index == 0 ? 0 : matrix.Rows;
+        }
+
+        int at = starts.BinarySearch((int)((long)starts[^1] * index / of));
+        return Math.Min(at < 0 ? ~at : at, matrix.Rows);
+    }
+}
