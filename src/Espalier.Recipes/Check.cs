@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Text.Json.Serialization;
 using Espalier.Evaluation;
 
@@ -42,7 +41,7 @@ public sealed record Check
         : $"{Number.Text(Values.Average(), !EverySeed && Values.Count > 1 ? Estimate.HalfWidth : null)}{Suffix}";
 
     /// <summary>What was needed, in words.</summary>
-    public string Needed => $"{(AtMostBound ? "≤" : "≥")} {Bound.ToString("0.####", CultureInfo.InvariantCulture)}{Suffix}{(EverySeed ? ", every seed" : "")}";
+    public string Needed => $"{(AtMostBound ? "≤" : "≥")} {Number.Text(Bound)}{Suffix}{(EverySeed ? ", every seed" : "")}";
 
     private string Suffix => Unit.Length > 0 ? $" {Unit}" : "";
 

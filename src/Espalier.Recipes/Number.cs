@@ -11,7 +11,7 @@ internal static class Number
     public static string Text(double value) => Math.Abs(value) switch
     {
         >= 100 when value == Math.Floor(value) => value.ToString("N0", CultureInfo.InvariantCulture),
-        >= 10_000 => value.ToString("N0", CultureInfo.InvariantCulture),
+        >= 1_000 => value.ToString("N0", CultureInfo.InvariantCulture),
         >= 100 => value.ToString("F1", CultureInfo.InvariantCulture),
         >= 0.9 => value.ToString("G4", CultureInfo.InvariantCulture),
         _ => value.ToString("G3", CultureInfo.InvariantCulture),

@@ -82,6 +82,7 @@ public sealed class ReproductionTests
         least.Holds.ShouldBeTrue();
         least.Measured.ShouldBe("5 %");
         least.Needed.ShouldBe("≥ 4 %");
+        Check.AtMost("difference", [0], 1e-5).Needed.ShouldBe("≤ 1E-05");
         Check.AtMost("ratio", [double.NaN], 1).Holds.ShouldBeFalse();
         Check.AtMost("ratio", [double.NaN], 1).Measured.ShouldBe("not a number");
     }
@@ -93,6 +94,7 @@ public sealed class ReproductionTests
     [InlineData(15.764, "15.76")]
     [InlineData(0.12345, "0.123")]
     [InlineData(123.46, "123.5")]
+    [InlineData(2669.7, "2,670")]
     [InlineData(2108896, "2,108,896")]
     public void Figures_show_three_or_four_digits(double value, string shown) => Check.AtMost("figure", [value], 1).Measured.ShouldBe(shown);
 
