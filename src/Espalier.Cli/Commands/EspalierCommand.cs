@@ -42,6 +42,7 @@ internal static class CommandList
         new InspectCommand(),
         new GenerateCommand(),
         new EvalCommand(),
+        new ExportCommand(),
         new ReproduceCommand(),
         new TrainCommand(),
         new TokenizerCommand(),

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using Espalier.Checkpoints;
+using Espalier.Checkpoints.Gguf;
 using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Sparsity;
@@ -12,7 +13,7 @@ namespace Espalier.Cli.Commands;
 /// <summary><c>espalier inspect</c>: what a checkpoint holds.</summary>
 internal sealed class InspectCommand : EspalierCommand
 {
-    private readonly Argument<string> _model = new("MODEL") { Description = "A model's folder, a hub id, or one safetensors file." };
+    private readonly Argument<string> _model = new("MODEL") { Description = "A model's folder, a hub id, or one safetensors or GGUF file." };
 
     private readonly Option<bool> _noZeros = new("--no-zeros") { Description = "Reads headers only: fast also for a large model, but zeros are not counted." };
 
@@ -32,7 +33,8 @@ internal sealed class InspectCommand : EspalierCommand
         string word = parsed.GetRequiredValue(_model);
         string path = File.Exists(word) ? word : await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
         ModelConfig? config = File.Exists(Path.Combine(path, ModelConfig.FileName)) ? ModelConfig.Load(path) : null;
-        using Checkpoint checkpoint = Checkpoint.Open(path);
+        using IDisposable opened = path.EndsWith(GgufFile.Extension, StringComparison.OrdinalIgnoreCase) && File.Exists(path) ? GgufFile.Open(path) : Checkpoint.Open(path);
+        var checkpoint = (ITensorSource)opened;
         var rows = new List<Row>();
         using (IProgressTask task = context.Progress.Begin("reading", checkpoint.Names.Sum(n => checkpoint.Info(n).ByteCount), "B"))
         {

@@ -52,6 +52,16 @@ internal sealed class BytePairModel
         cacheBySpan = cache.GetAlternateLookup<ReadOnlySpan<char>>();
     }
 
+    /// <summary>The switches of the file.</summary>
+    public BytePairOptions Options => options;
+
+    /// <summary>The id of the unknown token, if there is one.</summary>
+    public int? UnknownId => unknownId;
+
+    /// <summary>The ids of every pair and of what it becomes, in order of rank.</summary>
+    public IEnumerable<(int Left, int Right, int Merged)> Merges =>
+        merges.OrderBy(m => m.Value.Rank).Select(m => ((int)(m.Key >> 32), (int)(m.Key & uint.MaxValue), m.Value.Id));
+
     /// <summary>Appends the ids of one pre-token.</summary>
     public void Encode(ReadOnlySpan<char> word, List<int> ids)
     {

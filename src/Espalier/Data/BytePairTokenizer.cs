@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text;
+using Espalier.Runtime;
 
 namespace Espalier.Data;
 
@@ -59,6 +60,45 @@ internal sealed class BytePairTokenizer : Tokenizer
 
     /// <inheritdoc/>
     internal override ReadOnlySpan<byte> BytesOf(int id) => (uint)id < (uint)bytes.Length && bytes[id] is { } found ? found : throw NoSuchId(id);
+
+    /// <inheritdoc/>
+    internal override TokenizerTable ToTable()
+    {
+        BytePairOptions options = parts.Model.Options;
+        EspalierException.Require(parts.ByteLevel || options.ByteFallback, "The tokeniser is neither byte-level BPE nor one of pieces with byte fallback; only these two kinds can be carried to other programs.");
+        EspalierException.Require(options.SubwordPrefix.Length == 0 && options.WordSuffix.Length == 0, "The tokeniser marks the parts of words by a prefix or suffix, which other programs cannot be told of.");
+        (int Left, int Right, int Merged)[] merges = [.. parts.Model.Merges];
+        var scores = new float[parts.ByteLevel ? 0 : tokens.Length];
+        for (int rank = merges.Length - 1; rank >= 0 && !parts.ByteLevel; rank--)
+        {
+            scores[merges[rank].Merged] = -rank; // a piece that several pairs make keeps the best
+        }
+
+        return new TokenizerTable
+        {
+            ByteLevel = parts.ByteLevel,
+            Tokens = tokens,
+            Kinds = [.. tokens.Select((_, id) => KindOf(id))],
+            Scores = scores,
+            Merges = parts.ByteLevel ? [.. merges.Select(m => (tokens[m.Left]!, tokens[m.Right]!))] : [],
+            Patterns = [.. parts.PreTokenizer.Where(step => step is not (PrefixSpaceStep or MetaspaceStep)).Select(step => (step as SplitStep)?.Isolating)],
+            IgnoreMerges = options.IgnoreMerges,
+            AddsPrefixSpace = parts.ByteLevel ? parts.PreTokenizer.Any(step => step is PrefixSpaceStep) : parts.DropsFirstSpace,
+            Before = parts.Before,
+            After = parts.After,
+            UnknownId = parts.Model.UnknownId,
+        };
+    }
+
+    private TokenKind KindOf(int id)
+    {
+        AddedToken? added = parts.AddedTokens.FirstOrDefault(t => t.Id == id);
+        return tokens[id] is not { } token ? TokenKind.Unused
+            : !parts.ByteLevel && id == parts.Model.UnknownId ? TokenKind.Unknown
+            : added is not null ? added.Special ? TokenKind.Control : TokenKind.UserDefined
+            : !parts.ByteLevel && token is ['<', '0', 'x', _, _, '>'] ? TokenKind.Byte
+            : TokenKind.Normal;
+    }
 
     private protected override IReadOnlyList<int> EncodeText(string text, bool addSpecialTokens)
     {

@@ -47,6 +47,9 @@ internal sealed class SplitStep(string pattern, SplitBehavior behavior, bool inv
     /// <summary>The pattern of GPT-2, OPT and every ByteLevel pre-tokeniser.</summary>
     public const string Gpt2Pattern = @"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+    /// <summary>The pattern, where its matches stay as pieces of their own; else null.</summary>
+    public string? Isolating => behavior == SplitBehavior.Isolated && !invert ? pattern : null;
+
     private readonly Regex regex = new(pattern, RegexOptions.Compiled | RegexOptions.CultureInvariant);
 
     /// <inheritdoc/>

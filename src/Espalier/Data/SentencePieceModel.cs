@@ -12,8 +12,11 @@ internal sealed class SentencePieceModel : Tokenizer
     private readonly HashSet<int> special;
     private readonly bool addBegin, addEnd;
 
-    private SentencePieceModel(SentencePieceTokenizer pieces, bool addBegin, bool addEnd)
+    private readonly string path;
+
+    private SentencePieceModel(string path, SentencePieceTokenizer pieces, bool addBegin, bool addEnd)
     {
+        this.path = path;
         this.pieces = pieces;
         this.addBegin = addBegin;
         this.addEnd = addEnd;
@@ -37,7 +40,7 @@ internal sealed class SentencePieceModel : Tokenizer
             SentencePieceTokenizer pieces = SentencePieceTokenizer.Create(stream, addBeginningOfSentence: false, addEndOfSentence: false);
             bool isT5 = special.Class.StartsWith("T5", StringComparison.Ordinal);
             bool begins = special.AddBegin ?? (!isT5 && pieces.Vocabulary.ContainsKey("<s>"));
-            return new SentencePieceModel(pieces, begins, special.AddEnd ?? isT5)
+            return new SentencePieceModel(path, pieces, begins, special.AddEnd ?? isT5)
             {
                 BeginId = pieces.Vocabulary.ContainsKey(pieces.BeginningOfSentenceToken) ? pieces.BeginningOfSentenceId : special.BeginId,
                 EndId = pieces.Vocabulary.ContainsKey(pieces.EndOfSentenceToken) ? pieces.EndOfSentenceId : special.EndId,
@@ -68,6 +71,24 @@ internal sealed class SentencePieceModel : Tokenizer
 
     /// <inheritdoc/>
     internal override ReadOnlySpan<byte> BytesOf(int id) => (uint)id < (uint)bytes.Length && bytes[id] is { } found ? found : throw NoSuchId(id);
+
+    /// <inheritdoc/>
+    internal override TokenizerTable ToTable()
+    {
+        (List<(string Text, float Score, TokenKind Kind)> read, bool unigram) = SentencePieceScores.Read(path);
+        EspalierException.Require(!unigram, $"\"{path}\" is a Unigram model, whose words are chosen as a whole and not joined piece by piece; only BPE models can be carried to other programs.");
+        return new TokenizerTable
+        {
+            ByteLevel = false,
+            Tokens = [.. read.Select(p => p.Text)],
+            Kinds = [.. read.Select(p => p.Kind)],
+            Scores = [.. read.Select(p => p.Score)],
+            AddsPrefixSpace = pieces.AddDummyPrefix,
+            Before = addBegin ? [pieces.BeginningOfSentenceId] : [],
+            After = addEnd ? [pieces.EndOfSentenceId] : [],
+            UnknownId = pieces.UnknownId,
+        };
+    }
 
     private protected override IReadOnlyList<int> EncodeText(string text, bool addSpecialTokens) =>
         pieces.EncodeToIds(text, addBeginningOfSentence: addSpecialTokens && addBegin, addEndOfSentence: addSpecialTokens && addEnd, considerPreTokenization: false, considerNormalization: true);

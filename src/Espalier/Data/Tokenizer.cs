@@ -73,6 +73,10 @@ public abstract class Tokenizer
     /// <summary>The UTF-8 bytes that an id stands for, perhaps part of a character only.</summary>
     internal abstract ReadOnlySpan<byte> BytesOf(int id);
 
+    /// <summary>The tokeniser as tables.</summary>
+    /// <exception cref="EspalierException">When it works in a way that tables cannot carry.</exception>
+    internal abstract TokenizerTable ToTable();
+
     private protected abstract IReadOnlyList<int> EncodeText(string text, bool addSpecialTokens);
 
     private protected EspalierException NoSuchId(int id) =>

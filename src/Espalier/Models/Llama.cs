@@ -45,7 +45,7 @@ internal class Llama : Architecture
     public override IReadOnlyList<string> Ignorable(ModelConfig c) => ["*.rotary_emb.inv_freq", .. c.TieWordEmbeddings ? ["lm_head.weight"] : Array.Empty<string>()];
 
     /// <summary>What this family's block number <paramref name="index"/> has.</summary>
-    protected virtual Traits TraitsOf(ModelConfig c, int index)
+    protected internal virtual Traits TraitsOf(ModelConfig c, int index)
     {
         bool attention = c.Fields.Flag("attention_bias", false);
         return new Traits(attention, attention, c.Fields.Flag("mlp_bias", false));

@@ -14,6 +14,6 @@ internal sealed class Mistral : Llama
 
     internal override string? ReaderBiasField(bool attention) => null;
 
-    protected override Traits TraitsOf(ModelConfig c, int index) =>
+    protected internal override Traits TraitsOf(ModelConfig c, int index) =>
         new(Window: c.Fields.Optional("sliding_window") ?? (c.Fields.Mentions("sliding_window") ? null : 4096));
 }

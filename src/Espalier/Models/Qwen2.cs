@@ -12,7 +12,7 @@ internal class Qwen2 : Llama
 
     internal override string? ReaderBiasField(bool attention) => null;
 
-    protected override Traits TraitsOf(ModelConfig c, int index) => new(QueryKeyValueBias: true, Window: WindowOf(c, index));
+    protected internal override Traits TraitsOf(ModelConfig c, int index) => new(QueryKeyValueBias: true, Window: WindowOf(c, index));
 
     /// <summary>Reads the window of every block once, so that faults show before any work.</summary>
     protected static ModelConfig Checked(ModelConfig config)

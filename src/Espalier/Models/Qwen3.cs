@@ -9,7 +9,7 @@ internal sealed class Qwen3 : Qwen2
 
     internal override string? ReaderBiasField(bool attention) => attention ? "attention_bias" : null;
 
-    protected override Traits TraitsOf(ModelConfig c, int index)
+    protected internal override Traits TraitsOf(ModelConfig c, int index)
     {
         bool bias = c.Fields.Flag("attention_bias", false);
         return new Traits(bias, bias, HeadNorms: true, Window: WindowOf(c, index));
