@@ -33,5 +33,5 @@ for (const { file, text, ids, count } of jobs) {
         answers.push({ error: String(fault?.message ?? fault) });
     }
 }
-process.stdout.write(JSON.stringify(answers) + "\n");
-process.exit(0);
+// A pipe takes 64 KB at once: the process must not end before all of it is read.
+process.stdout.write(JSON.stringify(answers) + "\n", () => process.exit(0));
