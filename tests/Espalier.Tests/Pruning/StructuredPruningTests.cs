@@ -57,7 +57,7 @@ public sealed class StructuredPruningTests
             // What stays of the reader is the dense one without the removed units.
             CoupledGroup group = dense.Blocks[removed.Block].Groups.Single(g => g.Kind == removed.Kind);
             Linear whole = dense.Blocks[removed.Block].Linears.First(l => l.Name == group.Reader.Tensor).Linear, cut = pruned.Model.Blocks[removed.Block].Linears.First(l => l.Name == group.Reader.Tensor).Linear;
-            group.Cut(group.Reader.Tensor, whole.weight.detach(), [.. removed.Units]).equal(cut.weight).ShouldBeTrue();
+            group.Cut(group.Reader.Tensor, whole.weight.detach(), [.. removed.Units]).eq(cut.weight).all().item<bool>().ShouldBeTrue();
         }
     }
 
