@@ -86,7 +86,7 @@ public sealed class GgufFileTests
         }
 
         file.Read("odd").data<float>().ToArray().ShouldBe([1f, 1f, 1f]);
-        Should.Throw<EspalierException>(() => file.Read("off")).Message.ShouldContain("odd");
+        Should.Throw<EspalierException>(() => file.Read("off")).Message.ShouldContain("no tensor 'off'");
     }
 
     [Fact]
@@ -129,7 +129,7 @@ public sealed class GgufFileTests
         using var scope = NewDisposeScope();
         Write(folder["good.gguf"], FileSystem.Instance);
         byte[] good = File.ReadAllBytes(folder["good.gguf"]);
-        for (int length = 0; length < good.Length; length += 3)
+        for (int length = 0; length < good.Length - 32; length += 3) // what follows the last tensor only fills the file up
         {
             Refused(good[..length]);
         }

@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Espalier.Checkpoints.Gguf;
 using Espalier.Cli;
+using Espalier.Models;
 using Espalier.Models.Export;
 using Espalier.Runtime;
 using Espalier.Tests.Cli;
@@ -37,9 +38,9 @@ public sealed class GgufExportTests
         GgufExportReport report = GgufExport.Run(folder.Path, GgufType.F32, folder["m.gguf"]);
         report.Comparison.RelativeError.ShouldBe(0);
         report.Notes.ShouldContain(n => n.Contains("no tokeniser"));
-        long before = Tensor.TotalCount;
+        long before = Parameters.LiveTensors;
         GgufExport.Run(folder.Path, GgufType.Q8_0, folder["q.gguf"]);
-        Tensor.TotalCount.ShouldBe(before);
+        Parameters.LiveTensors.ShouldBe(before);
     }
 
     [Fact]
