@@ -19,7 +19,7 @@ public sealed class GgufExportTests
         var rule = new TensorRule("q", "q", [12, 1], Rearrangement.HalvesToPairs, 2);
         Tensor there = rule.ToTarget(rows);
         there.data<float>().ToArray().ShouldBe([0f, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
-        rule.ToSource(there).equal(rows).all().item<bool>().ShouldBeTrue();
+        rule.ToSource(there).data<float>().ToArray().ShouldBe(rows.data<float>().ToArray());
         Tensor parts = new TensorRule("qkv", "qkv", [12, 1], Rearrangement.HeadsToParts, 2).ToTarget(rows);
         parts.data<float>().ToArray().ShouldBe([0f, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
     }
@@ -40,7 +40,7 @@ public sealed class GgufExportTests
         report.Notes.ShouldContain(n => n.Contains("no tokeniser"));
         long before = Parameters.LiveTensors;
         GgufExport.Run(folder.Path, GgufType.Q8_0, folder["q.gguf"]);
-        Parameters.LiveTensors.ShouldBe(before);
+        Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(before);
     }
 
     [Fact]

@@ -33,5 +33,4 @@ for (const { file, text, ids, count } of jobs) {
         answers.push({ error: String(fault?.message ?? fault) });
     }
 }
-// A pipe takes 64 KB at once: the process must not end before all of it is read.
-process.stdout.write(JSON.stringify(answers) + "\n", () => process.exit(0));
+process.stdout.write(JSON.stringify(answers) + "\n", () => process.exit(0)); // a pipe takes it in pieces
