@@ -107,6 +107,11 @@ internal abstract partial class GgufFamily(ModelConfig config)
     protected void Require(bool holds, string what) =>
         EspalierException.Require(holds, $"{config.Fields.Origin}: {what}");
 
+    /// <summary>What to know where the model computes GELU exactly.</summary>
+    protected IEnumerable<string> GeluNotes => config.Activation is "gelu" or "gelu_python"
+        ? [$"llama.cpp computes GELU by its tanh approximation and this {config.ModelType} exactly; logits differ a little there."]
+        : [];
+
     protected void RequireGelu() =>
         Require(config.Activation.StartsWith("gelu", StringComparison.Ordinal), $"llama.cpp runs models of type {config.ModelType} with the activation GELU only, and this one has '{config.Activation}'; it cannot be exported to GGUF.");
 
@@ -200,6 +205,8 @@ internal sealed class Gpt2Gguf(ModelConfig config) : GgufFamily(config)
 {
     public override string Name => "gpt2";
 
+    public override IEnumerable<string> Notes => GeluNotes;
+
     protected override IReadOnlyDictionary<string, string> Modules { get; } = new Dictionary<string, string>
     {
         ["wte"] = "token_embd", ["wpe"] = "position_embd", ["ln_f"] = "output_norm", ["lm_head"] = "output",
@@ -223,6 +230,8 @@ internal sealed class Gpt2Gguf(ModelConfig config) : GgufFamily(config)
 internal sealed class GptNeoXGguf(ModelConfig config) : GgufFamily(config)
 {
     public override string Name => "gptneox";
+
+    public override IEnumerable<string> Notes => GeluNotes;
 
     protected override IReadOnlyDictionary<string, string> Modules { get; } = new Dictionary<string, string>
     {

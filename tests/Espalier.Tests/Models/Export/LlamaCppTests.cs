@@ -50,6 +50,35 @@ public sealed class LlamaCppTests
     }
 
     [Fact]
+    public void A_tokeniser_of_pieces_cuts_texts_alike_there()
+    {
+        using var output = new TemporaryFolder();
+        TinyModels.Write(output.Path, TinyModels.Config("llama", [("hidden_size", 32), ("head_dim", 8), ("vocab_size", 300), ("max_position_embeddings", 64)]));
+        string[] pieces = ["<unk>", "<s>", "</s>", .. Enumerable.Range(0, 256).Select(b => $"<0x{b:X2}>"), "▁", "a", "b", "c", "ab", "▁ab", "bc", "▁a", "▁abc"];
+        // Every pair that makes a piece, as in files that were converted from SentencePiece.
+        string[][] merges = [["a", "b"], ["▁", "ab"], ["▁a", "b"], ["b", "c"], ["▁", "a"], ["▁ab", "c"], ["▁a", "bc"]];
+        JsonNode tokenizer = JsonNode.Parse("""
+            {"added_tokens":[{"id":0,"content":"<unk>","special":true},{"id":1,"content":"<s>","special":true},{"id":2,"content":"</s>","special":true}],
+             "normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]},
+             "decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]},
+             "model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,"byte_fallback":true}}
+            """)!;
+        tokenizer["model"]!["vocab"] = new JsonObject(pieces.Select((p, i) => KeyValuePair.Create(p, (JsonNode?)i)));
+        tokenizer["model"]!["merges"] = new JsonArray([.. merges.Select(m => (JsonNode)$"{m[0]} {m[1]}")]);
+        File.WriteAllText(output["tokenizer.json"], tokenizer.ToJsonString());
+        GgufExport.Run(output.Path, GgufType.F32, output["m.gguf"]);
+
+        string[] texts = ["abc ab c", "aabb ccab é", "a", "cab  abcabc"];
+        Tokenizer ours = Tokenizer.Load(output.Path);
+        IReadOnlyList<LlamaCpp.Answer> answers = LlamaCpp.Run([.. texts.Select(t => new LlamaCpp.Job(output["m.gguf"], t, null, 1))]);
+        foreach ((string text, LlamaCpp.Answer answer) in texts.Zip(answers))
+        {
+            answer.Error.ShouldBeNull(text);
+            answer.Prompt.ShouldBe(ours.Encode(text, addSpecialTokens: false), text);
+        }
+    }
+
+    [Fact]
     public void Every_family_computes_the_same_there()
     {
         using var output = new TemporaryFolder();
