@@ -60,7 +60,10 @@ public sealed record PruningJob
 
     /// <summary>Calibration sequences that go through a block at once.</summary>
     /// <remarks>At least one, and as many as make up 512 tokens: enough to keep the matrix products busy, and little beside a block's weights.</remarks>
-    public int SequencesAtOnce => Calibration.Length == 0 ? 1 : Math.Max(1, 512 / Calibration[0].Length);
+    public int SequencesAtOnce => AtOnce(Calibration);
+
+    /// <summary>The same for any calibration windows.</summary>
+    internal static int AtOnce(long[][] windows) => windows.Length == 0 ? 1 : Math.Max(1, 512 / windows[0].Length);
 
     /// <summary>The seed of the plan.</summary>
     public Seed Seed => Plan.Seed;

@@ -81,7 +81,7 @@ public sealed class MeasuringContext
     internal void Forward(DecoderBlock block, ActivationStore hidden)
     {
         using var _ = no_grad();
-        int atOnce = Math.Max(1, 512 / Calibration[0].Length);
+        int atOnce = PruningJob.AtOnce(Calibration);
         for (int from = 0; from < hidden.Count; from += atOnce)
         {
             Cancellation.ThrowIfCancellationRequested();
