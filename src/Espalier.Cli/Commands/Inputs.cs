@@ -33,12 +33,12 @@ internal static class Inputs
         return seeds;
     }
 
-    /// <summary>A model wholly in memory; a packed one is unpacked on the way.</summary>
+    /// <summary>A model wholly in memory. A packed one stays packed and runs on the packed kernels; on a GPU it is unpacked on the way.</summary>
     public static LanguageModel Load(string folder, CommandContext context)
     {
         ModelConfig config = ModelConfig.Load(folder);
         ITensorSource source = PackedSource.OpenAny(folder);
         using var opened = source as IDisposable;
-        return LanguageModel.Load(config, source, context.Device, context.Progress);
+        return LanguageModel.Load(config, source, context.Device, context.Progress, compact: context.Device.type is TorchSharp.DeviceType.CPU);
     }
 }

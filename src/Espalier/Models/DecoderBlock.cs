@@ -1,3 +1,4 @@
+using Espalier.Models.Decoding;
 using static TorchSharp.torch;
 
 namespace Espalier.Models;
@@ -42,4 +43,16 @@ public abstract class DecoderBlock : ModelPart
     /// <param name="cache">Keys and values of the tokens before; they are extended. Null: the tokens given are the whole context.</param>
     /// <returns>[batch, tokens, hidden].</returns>
     public abstract Tensor Forward(Tensor hidden, long position = 0, KeyValueCache? cache = null);
+
+    /// <summary>Passes one token of a single sequence through the block on plain memory: float32, on the CPU, without gradients.</summary>
+    /// <param name="room">Holds the residual stream, which is changed, and room for the rest.</param>
+    /// <param name="position">The token's position.</param>
+    /// <param name="cache">Keys and values of the tokens before; they are extended.</param>
+    internal virtual void Step(StepRoom room, long position, KeyValueCache cache)
+    {
+        using var scope = NewDisposeScope();
+        Tensor hidden = empty([1, 1, room.Hidden.Length]);
+        room.Hidden.CopyTo(StepMath.Numbers(hidden));
+        StepMath.Numbers(Forward(hidden, position, cache)).CopyTo(room.Hidden);
+    }
 }

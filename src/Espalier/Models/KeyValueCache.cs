@@ -1,3 +1,4 @@
+using Espalier.Models.Decoding;
 using static TorchSharp.torch;
 
 namespace Espalier.Models;
@@ -49,6 +50,33 @@ public sealed class KeyValueCache : IDisposable
         return (keys[layer]!.narrow(2, 0, length), values[layer]!.narrow(2, 0, length));
     }
 
+    /// <summary>Adds one token's keys and values, for a single sequence in float32 on the CPU.</summary>
+    /// <param name="layer">The block.</param>
+    /// <param name="key">Its keys [key-value heads, head width].</param>
+    /// <param name="value">Its values, the same shape.</param>
+    /// <param name="heads">How many key-value heads there are.</param>
+    /// <returns>Where all tokens' keys and values lie until the next change.</returns>
+    internal unsafe CachedHeads Append(int layer, ReadOnlySpan<float> key, ReadOnlySpan<float> value, int heads)
+    {
+        int width = key.Length / heads;
+        long at = lengths[layer];
+        lengths[layer] = at + 1;
+        float* Place(ref Tensor? store, ReadOnlySpan<float> added)
+        {
+            Reserve(ref store, [1, heads, at + 1, width], at, ScalarType.Float32, CPU);
+            Span<float> numbers = StepMath.Numbers(store!);
+            for (int h = 0; h < heads; h++)
+            {
+                added.Slice(h * width, width).CopyTo(numbers[(int)(((h * store!.shape[2]) + at) * width)..]);
+            }
+
+            return (float*)System.Runtime.CompilerServices.Unsafe.AsPointer(ref numbers[0]); // native memory: nothing moves it
+        }
+
+        float* keysAt = Place(ref keys[layer], key), valuesAt = Place(ref values[layer], value);
+        return new CachedHeads(keysAt, valuesAt, heads, keys[layer]!.shape[2], width, at + 1);
+    }
+
     /// <summary>Forgets everything but the first tokens; the memory is kept.</summary>
     /// <param name="length">How many tokens to keep.</param>
     public void Truncate(long length)
@@ -75,24 +103,32 @@ public sealed class KeyValueCache : IDisposable
     {
         using var scope = NewDisposeScope();
         long[] shape = added.shape;
+        Reserve(ref store, [shape[0], shape[1], length, shape[3]], start, added.dtype, added.device);
+        store!.narrow(2, start, length - start).copy_(added);
+    }
+
+    /// <summary>Makes room for [batch, heads, length, width]; what the first <paramref name="start"/> tokens left stays.</summary>
+    private static void Reserve(ref Tensor? store, long[] shape, long start, ScalarType type, Device device)
+    {
         if (store is not null && (store.shape[0] != shape[0] || store.shape[1] != shape[1] || store.shape[3] != shape[3]))
         {
-            throw new ArgumentException($"The cache holds [{string.Join(", ", store.shape)}] and cannot take [{string.Join(", ", shape)}]; use one cache for one batch of one model.", nameof(added));
+            throw new ArgumentException($"The cache holds [{string.Join(", ", store.shape)}] and cannot take [{string.Join(", ", shape)}]; use one cache for one batch of one model.", nameof(shape));
         }
 
-        if (store is null || store.shape[2] < length)
+        if (store is not null && store.shape[2] >= shape[2])
         {
-            long room = Math.Max(64, (long)System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)length));
-            Tensor grown = empty([shape[0], shape[1], room, shape[3]], added.dtype, added.device);
-            if (store is not null && start > 0)
-            {
-                grown.narrow(2, 0, start).copy_(store.narrow(2, 0, start));
-            }
-
-            store?.Dispose();
-            store = grown.DetachFromDisposeScope();
+            return;
         }
 
-        store.narrow(2, start, length - start).copy_(added);
+        using var scope = NewDisposeScope();
+        long room = Math.Max(64, (long)System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)shape[2]));
+        Tensor grown = empty([shape[0], shape[1], room, shape[3]], type, device);
+        if (store is not null && start > 0)
+        {
+            grown.narrow(2, 0, start).copy_(store.narrow(2, 0, start));
+        }
+
+        store?.Dispose();
+        store = grown.DetachFromDisposeScope();
     }
 }

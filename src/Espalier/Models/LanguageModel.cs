@@ -1,4 +1,5 @@
 using Espalier.Checkpoints;
+using Espalier.Models.Decoding;
 using Espalier.Runtime;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -9,9 +10,12 @@ namespace Espalier.Models;
 /// <remarks>Not thread-safe: forward passes share tables that grow on demand.</remarks>
 public sealed class LanguageModel : IDisposable
 {
+    private readonly StepRoom? stepRoom;
+
     private LanguageModel(ModelConfig config, Placement placement)
     {
-        Config = config;
+        stepRoom = placement.Type is ScalarType.Float32 && (placement.Device ?? CPU).type is TorchSharp.DeviceType.CPU ? new StepRoom() : null;
+        (Config, Device) = (config, placement.Device ?? CPU);
         Architecture family = Architecture.For(config);
         Embedding = family.CreateEmbedding(config, placement);
         Blocks = [.. Enumerable.Range(0, config.LayerCount).Select(i => family.CreateBlock(config, i, placement))];
@@ -24,6 +28,9 @@ public sealed class LanguageModel : IDisposable
 
     /// <summary>Its configuration.</summary>
     public ModelConfig Config { get; private set; }
+
+    /// <summary>Where it lives.</summary>
+    public Device Device { get; }
 
     /// <summary>Token ids to hidden states.</summary>
     public Embedding Embedding { get; }
@@ -66,10 +73,13 @@ public sealed class LanguageModel : IDisposable
     /// <param name="device">Where it is to live; null is the CPU.</param>
     /// <param name="progress">Told part by part; null for silence.</param>
     /// <param name="type">The element type to keep and compute in.</param>
+    /// <param name="compact">Keeps the weights that the source has in a compact form (packed) in that form: for inference in float32 on the CPU.</param>
     /// <exception cref="EspalierException">When tensors are missing, unknown or of the wrong shape.</exception>
-    public static LanguageModel Load(ModelConfig config, ITensorSource source, Device? device = null, IProgressSink? progress = null, ScalarType type = ScalarType.Float32)
+    public static LanguageModel Load(ModelConfig config, ITensorSource source, Device? device = null, IProgressSink? progress = null, ScalarType type = ScalarType.Float32, bool compact = false)
     {
         NativeLibraries.EnsureLoaded();
+        EspalierException.Require(!compact || (type is ScalarType.Float32 && (device is null || device.type is TorchSharp.DeviceType.CPU)),
+            "Compact weights are computed in float32 on the CPU; load the model dense for another type or device.");
         Architecture family = Architecture.For(config);
         config = family.Recognize(config, source);
         Inventory.Require(family, config, source);
@@ -79,7 +89,7 @@ public sealed class LanguageModel : IDisposable
             using IProgressTask task = (progress ?? SilentProgress.Instance).Begin("loading the model", model.Blocks.Count + 2, "part");
             foreach (ModelPart part in model.Parts)
             {
-                part.Fill(source);
+                part.Fill(source, compact);
                 task.Advance();
             }
 
@@ -149,6 +159,38 @@ public sealed class LanguageModel : IDisposable
         }
 
         return hidden_BTH;
+    }
+
+    /// <summary>
+    /// The logits of the token that comes next in one sequence, without gradients. A single token behind others takes a shorter way than
+    /// <see cref="Logits"/>, on plain memory, where the model is in float32 on the CPU.
+    /// </summary>
+    /// <param name="ids">The tokens that the cache has not seen; at least one.</param>
+    /// <param name="cache">What earlier calls saw; extended by these tokens. Null: these tokens are the whole context.</param>
+    /// <returns>[vocabulary].</returns>
+    /// <exception cref="EspalierException">When an id lies outside the vocabulary, or the context is longer than the model's.</exception>
+    public Tensor NextLogits(ReadOnlySpan<long> ids, KeyValueCache? cache = null)
+    {
+        using var _ = no_grad();
+        using var scope = NewDisposeScope();
+        Tensor ids_1T = tensor(ids.ToArray(), device: Device).unsqueeze(0);
+        Tensor hidden_1TH = ids.Length == 1 && cache is not null && stepRoom is not null ? Step(ids_1T, cache) : HiddenStates(ids_1T, cache);
+        return Head.Forward(hidden_1TH.narrow(1, ids.Length - 1, 1)).flatten().MoveToOuterDisposeScope(); // only the last token needs logits
+    }
+
+    private Tensor Step(Tensor ids_11, KeyValueCache cache)
+    {
+        long position = cache.Length;
+        Tensor hidden_11H = Embedding.Forward(ids_11, position).contiguous();
+        Span<float> numbers = StepMath.Numbers(hidden_11H);
+        numbers.CopyTo(stepRoom!.Take(StepVector.Hidden, numbers.Length));
+        foreach (DecoderBlock block in Blocks)
+        {
+            block.Step(stepRoom, position, cache);
+        }
+
+        stepRoom.Hidden.CopyTo(numbers);
+        return hidden_11H;
     }
 
     /// <inheritdoc/>

@@ -1,5 +1,7 @@
+using Espalier.Models.Decoding;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace Espalier.Models;
 
@@ -63,14 +65,25 @@ public sealed class Linear : nn.Module<Tensor, Tensor>
     /// <summary>How the weight is stored.</summary>
     public WeightLayout Layout { get; }
 
-    /// <summary>The weight as [out, in]: a view that shares its memory (and its gradient); the caller's scope disposes it.</summary>
-    public Tensor Matrix => Layout is WeightLayout.OutIn ? weight.alias() : weight.t();
+    /// <summary>The weight as [out, in]: a view that shares its memory (and its gradient), or a dense copy of a compact one; the caller's scope disposes it.</summary>
+    public Tensor Matrix => Compact?.ToDense() ?? (Layout is WeightLayout.OutIn ? weight.alias() : weight.t());
+
+    /// <summary>The weight in a compact form; null where it is dense. While there is one, <see cref="weight"/> has its shape but no values.</summary>
+    public ICompactWeight? Compact { get; private set; }
 
     /// <summary>A trainable change of this map; null for none. Whoever attaches it disposes it.</summary>
     public ILinearAdapter? Adapter { get; set; }
 
     /// <summary>Sees the input [..., in] before every product: how calibration watches a layer. Must not keep or change it.</summary>
     public Action<Tensor>? InputObserver { get; set; }
+
+    /// <summary>Takes over a weight in compact form, which is disposed with this map, and gives the dense one's memory back.</summary>
+    internal void Use(ICompactWeight compact)
+    {
+        Compact?.Dispose();
+        Compact = compact;
+        Parameters.Release(weight);
+    }
 
     /// <summary>Overwrites the weight, in its own layout and element type, outside any gradient.</summary>
     /// <param name="matrix">The new weight [out, in].</param>
@@ -91,6 +104,13 @@ public sealed class Linear : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         InputObserver?.Invoke(x);
+        if (Adapter is null && Compact is not null)
+        {
+            using var scope = NewDisposeScope();
+            Tensor y = Compact.Multiply(x);
+            return (bias is null ? y : y.add_(bias)).MoveToOuterDisposeScope();
+        }
+
         if (Adapter is null && Layout is WeightLayout.OutIn)
         {
             return nn.functional.linear(x, weight, bias);
@@ -98,5 +118,38 @@ public sealed class Linear : nn.Module<Tensor, Tensor>
 
         using Tensor matrix = Matrix;
         return Adapter is null ? nn.functional.linear(x, matrix, bias) : Adapter.Forward(x, matrix, bias);
+    }
+
+    /// <summary>One vector: what <see cref="forward"/> does, on plain memory.</summary>
+    /// <param name="x">[in].</param>
+    /// <param name="y">[out].</param>
+    internal void Step(ReadOnlySpan<float> x, Span<float> y)
+    {
+        if (Compact is not null && Adapter is null && InputObserver is null)
+        {
+            Compact.Multiply(x, y);
+            if (bias is not null)
+            {
+                TensorPrimitives.Add(y, StepMath.Numbers(bias), y);
+            }
+
+            return;
+        }
+
+        using var scope = NewDisposeScope();
+        Tensor input = empty([1, InFeatures]);
+        x.CopyTo(StepMath.Numbers(input));
+        StepMath.Numbers(call(input)).CopyTo(y);
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        if (disposing)
+        {
+            Compact?.Dispose();
+            Compact = null;
+        }
     }
 }

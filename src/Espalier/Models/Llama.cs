@@ -1,5 +1,7 @@
+using Espalier.Models.Decoding;
 using Espalier.Runtime;
 using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace Espalier.Models;
 
@@ -149,6 +151,37 @@ internal sealed class LlamaBlock : DecoderBlock
     {
         Tensor z_BTF = Activation(gate.call(x_BTH)) * up.call(x_BTH);
         return down.call(z_BTF);
+    }
+
+    internal override void Step(StepRoom room, long position, KeyValueCache cache)
+    {
+        Span<float> x = room.Hidden, normed = room.Take(StepVector.Normed, x.Length), branch = room.Take(StepVector.Branch, x.Length);
+        Span<float> q = room.Take(StepVector.Query, shape.Heads * headDim), k = room.Take(StepVector.Key, shape.KeyValueHeads * headDim), v = room.Take(StepVector.Value, k.Length);
+        inputNorm.Step(x, normed);
+        query.Step(normed, q);
+        key.Step(normed, k);
+        value.Step(normed, v);
+        if (traits.HeadNorms)
+        {
+            queryNorm!.Step(q, q);
+            keyNorm!.Step(k, k);
+        }
+
+        rotary.Turn(q, headDim, position);
+        rotary.Turn(k, headDim, position);
+        Span<float> attended = room.Take(StepVector.Attended, q.Length);
+        StepMath.Attend(q, cache.Append(Index, k, v, shape.KeyValueHeads), traits.Window, attended);
+        output.Step(attended, branch);
+        TensorPrimitives.Add(x, branch, x);
+
+        Span<float> z = room.Take(StepVector.Neurons, shape.Neurons), other = room.Take(StepVector.Up, shape.Neurons);
+        postAttentionNorm.Step(x, normed);
+        gate.Step(normed, z);
+        StepMath.Activate(Activation, z);
+        up.Step(normed, other);
+        TensorPrimitives.Multiply(z, other, z);
+        down.Step(z, branch);
+        TensorPrimitives.Add(x, branch, x);
     }
 
     public override IReadOnlyList<BlockLinear> Linears =>

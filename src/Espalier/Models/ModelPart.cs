@@ -33,18 +33,49 @@ public abstract class ModelPart : nn.Module
     internal IDisposable? Companion { get; set; }
 
     /// <summary>Sets every parameter from a checkpoint, converting the element type.</summary>
+    /// <param name="source">The tensors.</param>
+    /// <param name="compact">Leaves the weights that the source has in a compact form in that form.</param>
     /// <exception cref="EspalierException">When a tensor is missing or has another shape.</exception>
-    internal void Fill(ITensorSource source)
+    internal void Fill(ITensorSource source, bool compact = false)
     {
         using var _ = no_grad();
+        HashSet<string> taken = compact && source is ICompactSource has ? TakeCompact(has) : [];
         foreach ((string name, Parameter value) in Tensors)
         {
             IReadOnlyList<long> stored = source.Info(name).Shape;
             EspalierException.Require(stored.SequenceEqual(value.shape),
                 $"The tensor {name} is [{string.Join(", ", stored)}] in the checkpoint, but {ModelConfig.FileName} makes it [{string.Join(", ", value.shape)}]; they do not belong together.");
-            using Tensor tensor = source.Read(name);
-            value.copy_(tensor);
+            if (!taken.Contains(name))
+            {
+                using Tensor tensor = source.Read(name);
+                value.copy_(tensor);
+            }
         }
+    }
+
+    private HashSet<string> TakeCompact(ICompactSource source)
+    {
+        var taken = new HashSet<string>(StringComparer.Ordinal);
+        foreach ((string name, nn.Module module) in components.Where(c => c.Module is Linear or LookupTable))
+        {
+            string weight = $"{name}.weight";
+            if (source.ReadCompact(weight) is not { } compact)
+            {
+                continue;
+            }
+
+            taken.Add(weight);
+            if (module is Linear linear)
+            {
+                linear.Use(compact);
+            }
+            else
+            {
+                ((LookupTable)module).Use(compact);
+            }
+        }
+
+        return taken;
     }
 
     /// <summary>Sets every parameter as for training from scratch: norms one, biases zero, all else normal.</summary>

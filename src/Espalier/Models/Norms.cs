@@ -1,3 +1,4 @@
+using Espalier.Models.Decoding;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
@@ -31,6 +32,16 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         Tensor wide = x.to(ScalarType.Float32);
         Tensor scaled = wide * (wide.square().mean([-1], keepdim: true) + epsilon).rsqrt();
         return (scaled.to(x.dtype) * weight).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>One vector, or several of the norm's width.</summary>
+    internal void Step(ReadOnlySpan<float> x, Span<float> y)
+    {
+        ReadOnlySpan<float> gain = StepMath.Numbers(weight);
+        for (int i = 0; i < x.Length; i += gain.Length)
+        {
+            StepMath.RmsNorm(x.Slice(i, gain.Length), gain, epsilon, y.Slice(i, gain.Length));
+        }
     }
 }
 
@@ -66,4 +77,8 @@ public sealed class LayerNorm : nn.Module<Tensor, Tensor>
 
     /// <summary>x [..., features] to the same shape.</summary>
     public override Tensor forward(Tensor x) => nn.functional.layer_norm(x, [features], weight, bias, epsilon);
+
+    /// <summary>One vector.</summary>
+    internal void Step(ReadOnlySpan<float> x, Span<float> y) =>
+        StepMath.LayerNorm(x, weight is null ? [] : StepMath.Numbers(weight), bias is null ? [] : StepMath.Numbers(bias), epsilon, y);
 }

@@ -74,7 +74,7 @@ internal sealed class TokenHead : OutputHead
         using var scope = NewDisposeScope();
         Tensor x = norm?.call(hidden_BTH) ?? hidden_BTH;
         x = projectOut?.call(x) ?? x;
-        Tensor logits_BTV = Projection is not null ? Projection.call(x) : nn.functional.linear(x, tied!.Tokens.weight);
+        Tensor logits_BTV = Projection is not null ? Projection.call(x) : tied!.Tokens.Match(x);
         return logits_BTV.MoveToOuterDisposeScope();
     }
 }

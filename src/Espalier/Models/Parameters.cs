@@ -28,4 +28,14 @@ internal static class Parameters
         parameter.DetachFromDisposeScope();
         return parameter;
     }
+
+    /// <summary>Gives the memory of a parameter back whose values are no longer needed. Its shape stays; every value is NaN, so that a use by mistake shows.</summary>
+    /// <param name="used">The parameter.</param>
+    public static void Release(Parameter used)
+    {
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        used.requires_grad = false;
+        used.set_(full([1], double.NaN, used.dtype, used.device).expand(used.shape));
+    }
 }

@@ -10,6 +10,8 @@ public sealed class Rotary : IDisposable
 {
     private readonly double[] frequencies;
     private readonly int dimensions;
+    private readonly float[] turn; // cosines, then sines, of the position that was turned to last
+    private long turnedTo = -1;
     private Tensor? cosines;
     private Tensor? sines;
 
@@ -20,6 +22,7 @@ public sealed class Rotary : IDisposable
     {
         this.dimensions = dimensions;
         frequencies = settings.Frequencies(dimensions);
+        turn = new float[dimensions];
     }
 
     /// <summary>Turns every head by its token's position.</summary>
@@ -41,6 +44,35 @@ public sealed class Rotary : IDisposable
         long rest = x_BNTD.shape[3] - dimensions;
         Tensor[] pieces = rest == 0 ? [turnedFirst, turnedSecond] : [turnedFirst, turnedSecond, x_BNTD.narrow(-1, dimensions, rest)];
         return cat(pieces, -1).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Turns one token's heads in place.</summary>
+    /// <param name="x">Queries or keys [heads, head width].</param>
+    /// <param name="headWidth">The width of a head.</param>
+    /// <param name="position">The token's position.</param>
+    internal void Turn(Span<float> x, int headWidth, long position)
+    {
+        int half = dimensions / 2;
+        if (turnedTo != position)
+        {
+            for (int i = 0; i < half; i++)
+            {
+                (double sin, double cos) = Math.SinCos(position * frequencies[i]);
+                (turn[i], turn[half + i]) = ((float)cos, (float)sin);
+            }
+
+            turnedTo = position;
+        }
+
+        for (int head = 0; head < x.Length; head += headWidth)
+        {
+            Span<float> first = x.Slice(head, half), second = x.Slice(head + half, half);
+            for (int i = 0; i < half; i++)
+            {
+                (float cos, float sin) = (turn[i], turn[half + i]);
+                (first[i], second[i]) = ((first[i] * cos) - (second[i] * sin), (second[i] * cos) + (first[i] * sin));
+            }
+        }
     }
 
     /// <inheritdoc/>

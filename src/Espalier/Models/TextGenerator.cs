@@ -54,10 +54,7 @@ public sealed class TextGenerator(LanguageModel model)
         using var scope = NewDisposeScope();
         using var _ = no_grad();
         long[] fresh = [.. context.Skip((int)(cache?.Length ?? 0)).Select(id => (long)id)];
-        Device device = model.Embedding.Tokens.weight.device;
-        Tensor ids_1T = tensor(fresh, device: device).unsqueeze(0);
-        Tensor hidden_11H = model.HiddenStates(ids_1T, cache).narrow(1, fresh.Length - 1, 1); // only the last token needs logits
-        Tensor logits_V = model.Head.Forward(hidden_11H).flatten().to(ScalarType.Float32).cpu();
+        Tensor logits_V = model.NextLogits(fresh, cache).to(ScalarType.Float32).cpu();
         return options.Temperature == 0 ? (int)logits_V.argmax().item<long>() : Sample(logits_V, options, random);
     }
 

@@ -16,9 +16,13 @@ public sealed unsafe class PackedProduct : IDisposable
     public PackedProduct(int threads = 1, KernelSet? kernels = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(threads);
+        Threads = threads;
         Kernels = kernels ?? PackedKernels.Current;
         team = new WorkerTeam(threads, Share);
     }
+
+    /// <summary>How many threads share the rows, the caller's included.</summary>
+    public int Threads { get; }
 
     /// <summary>The instructions in use.</summary>
     public KernelSet Kernels { get; }
@@ -55,6 +59,14 @@ public sealed unsafe class PackedProduct : IDisposable
         count = vectors;
         team.Run();
         matrix = null;
+    }
+
+    internal void Expand(PackedMatrix weights, int firstRow, int rows, float* to)
+    {
+        for (int r = 0; r < rows; r++)
+        {
+            weights.Unpack(firstRow + r, new Span<float>(to + (long)r * weights.Columns, weights.Columns));
+        }
     }
 
     private void Share(int index, int of)

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
 using Espalier.Checkpoints;
+using Espalier.Models;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
@@ -8,7 +9,7 @@ namespace Espalier.Sparsity.Packed;
 
 /// <summary>A packed model's folder, read as the dense tensors that it stands for: everything that reads a checkpoint reads it.</summary>
 /// <remarks>The format is docs/packed-format.md.</remarks>
-public sealed unsafe class PackedSource : ITensorSource, IDisposable
+public sealed unsafe class PackedSource : ICompactSource, IDisposable
 {
     /// <summary>What the metadata's <c>format</c> says.</summary>
     public const string Format = "espalier-packed-1";
@@ -92,6 +93,9 @@ public sealed unsafe class PackedSource : ITensorSource, IDisposable
     public TensorInfo Info(string name) => entries.TryGetValue(name, out Entry? entry)
         ? ElementTypes.Plan(name, entry.DenseType, entry.Transposed ? [entry.Columns, entry.Rows] : [entry.Rows, entry.Columns])
         : checkpoint.Info(name);
+
+    /// <inheritdoc/>
+    public ICompactWeight? ReadCompact(string name) => entries.ContainsKey(name) ? new PackedWeight(ReadPacked(name)) : null;
 
     /// <summary>Reads one weight as it is packed; the caller disposes it.</summary>
     /// <param name="name">One of <see cref="PackedNames"/>.</param>

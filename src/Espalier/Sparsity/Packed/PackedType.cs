@@ -50,7 +50,7 @@ public static class PackedTypes
         PackedType.Float32 => 1e-6,
         PackedType.BFloat16 => 4e-3,
         PackedType.Float16 => 5e-4,
-        PackedType.Int8 => 2e-2,
-        _ => 2e-1,
+        PackedType.Int8 => 5e-2,
+        _ => 5e-1,
     };
 }

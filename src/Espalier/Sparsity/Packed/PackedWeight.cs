@@ -1,0 +1,109 @@
+using Espalier.Models;
+using static TorchSharp.torch;
+
+namespace Espalier.Sparsity.Packed;
+
+/// <summary>
+/// A packed matrix as a model uses it. A few input vectors are multiplied by the packed kernels; for more (a prompt) tiles of rows are
+/// expanded and multiplied by libtorch, which reads each expanded tile from the cache.
+/// </summary>
+/// <param name="matrix">The matrix; disposed with this.</param>
+public sealed unsafe class PackedWeight(PackedMatrix matrix) : ICompactWeight
+{
+    /// <summary>The most vectors that go to the packed kernels.</summary>
+    internal const int KernelVectors = 8;
+
+    private const int TileWeights = 1 << 18; // 1 MB of float32: a tile stays in the second-level cache
+
+    private static readonly Lock Gate = new();
+    private static PackedProduct? _product;
+
+    /// <summary>The matrix.</summary>
+    public PackedMatrix Matrix => matrix;
+
+    /// <inheritdoc/>
+    public long StoredBytes => matrix.StoredBytes;
+
+    /// <inheritdoc/>
+    public Tensor Multiply(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        long[] shape = x.shape;
+        int vectors = checked((int)(x.numel() / matrix.Columns));
+        Tensor input = x.to(ScalarType.Float32).reshape(vectors, matrix.Columns).contiguous();
+        Tensor output = vectors <= KernelVectors ? ByKernel(input, vectors) : ByTiles(input);
+        return output.reshape([.. shape[..^1], matrix.Rows]).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    public void Multiply(ReadOnlySpan<float> x, Span<float> y)
+    {
+        lock (Gate)
+        {
+            Product().Multiply(matrix, x, y);
+        }
+    }
+
+    /// <inheritdoc/>
+    public Tensor Rows(Tensor ids)
+    {
+        using var scope = NewDisposeScope();
+        long[] numbers = [.. ids.data<long>()];
+        Tensor rows = empty([numbers.Length, matrix.Columns]);
+        float* to = TensorMemory.Pointer<float>(rows);
+        for (int i = 0; i < numbers.Length; i++)
+        {
+            matrix.Unpack(checked((int)numbers[i]), new Span<float>(to + (long)i * matrix.Columns, matrix.Columns));
+        }
+
+        return rows.MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    public Tensor ToDense() => matrix.ToTensor();
+
+    /// <inheritdoc/>
+    public void Dispose() => matrix.Dispose();
+
+    private Tensor ByKernel(Tensor input, int vectors)
+    {
+        Tensor output = empty([vectors, matrix.Rows]);
+        lock (Gate)
+        {
+            Product().Multiply(matrix, TensorMemory.Pointer<float>(input), TensorMemory.Pointer<float>(output), vectors);
+        }
+
+        return output;
+    }
+
+    private Tensor ByTiles(Tensor input)
+    {
+        int tile = Math.Clamp(TileWeights / Math.Max(1, matrix.Columns), 1, Math.Max(1, matrix.Rows));
+        Tensor output = empty([input.shape[0], matrix.Rows]), room = empty([tile, matrix.Columns]);
+        lock (Gate)
+        {
+            for (int first = 0; first < matrix.Rows; first += tile)
+            {
+                using var scope = NewDisposeScope();
+                int count = Math.Min(tile, matrix.Rows - first);
+                Product().Expand(matrix, first, count, TensorMemory.Pointer<float>(room));
+                output.narrow(1, first, count).copy_(input.matmul(room.narrow(0, 0, count).t()));
+            }
+        }
+
+        return output;
+    }
+
+    /// <summary>The kernels' threads are as many as libtorch's, and shared by all models: one product runs at a time.</summary>
+    private static PackedProduct Product()
+    {
+        int threads = get_num_threads();
+        if (_product?.Threads != threads)
+        {
+            _product?.Dispose();
+            _product = new PackedProduct(threads);
+        }
+
+        return _product;
+    }
+}
