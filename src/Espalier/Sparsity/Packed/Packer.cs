@@ -130,10 +130,10 @@ public static class Packer
             }
 
             using PackedMatrix packed = Read(source, info.Name, transposed, type);
-            metadata[PackedSource.Matrix + info.Name] = new PackedSource.Entry(type, packed.Rows, packed.Columns, transposed).ToString();
+            metadata[PackedSource.Matrix + info.Name] = new PackedSource.Entry(packed.Code, type, packed.Rows, packed.Columns, transposed).ToString();
             plan.Add(ElementTypes.Plan(info.Name + PackedSource.Stream, "U8", packed.StreamBytes));
             plan.Add(ElementTypes.Plan(info.Name + PackedSource.Rows, "I32", packed.Rows + 1));
-            if (type is PackedType.Int8)
+            if (packed.HasRowScales)
             {
                 plan.Add(ElementTypes.Plan(info.Name + PackedSource.Scales, "F32", packed.Rows));
             }
@@ -154,7 +154,7 @@ public static class Packer
         dense = transposed ? dense.t().contiguous() : dense;
         try
         {
-            return PackedMatrix.Pack(TensorMemory.Pointer<float>(dense), (int)dense.shape[0], (int)dense.shape[1], type);
+            return PackedMatrix.Pack(TensorMemory.Pointer<float>(dense), (int)dense.shape[0], (int)dense.shape[1], type, null);
         }
         catch (EspalierException fault)
         {
@@ -167,7 +167,7 @@ public static class Packer
         EspalierException.Require(packed.StreamBytes <= int.MaxValue, $"The weight {name} takes {packed.StreamBytes} bytes packed, more than the 2 GB that one tensor may have here; use a smaller type.");
         writer.WriteBytes(name + PackedSource.Stream, new ReadOnlySpan<byte>(packed.Stream, (int)packed.StreamBytes));
         writer.WriteBytes(name + PackedSource.Rows, System.Runtime.InteropServices.MemoryMarshal.AsBytes(packed.RowWords));
-        if (packed.Type is PackedType.Int8)
+        if (packed.HasRowScales)
         {
             writer.WriteBytes(name + PackedSource.Scales, System.Runtime.InteropServices.MemoryMarshal.AsBytes(packed.Scales));
         }
