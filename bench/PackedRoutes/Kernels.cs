@@ -3,51 +3,46 @@ using Espalier.Sparsity.Packed;
 
 namespace Espalier.PackedRoutes;
 
-/// <summary>The kernels as they are built in: every set, code and type on one thread, in cache and from memory.</summary>
+/// <summary>The kernels as they are built in: every set, code and type on one thread, in cache and, when asked for, from memory.</summary>
 internal static class Kernels
 {
-    private const int Rows = 256, Columns = 2048, Copies = 256;
+    private const int Rows = 256, Columns = 2048, Copies = 100;
 
-    public static void Measure()
+    /// <param name="only">The word for a set; null for all.</param>
+    /// <param name="memory">Whether to measure from memory too, which takes a while to prepare.</param>
+    public static void Measure(string? only, bool memory)
     {
-        foreach (KernelSet set in PackedKernels.Supported)
+        foreach (KernelSet set in PackedKernels.Supported.Where(s => only is null || PackedKernels.WordOf(s) == only))
         {
             foreach (MatrixCode code in Enum.GetValues<MatrixCode>())
             {
                 foreach (PackedType type in Enum.GetValues<PackedType>().Where(t => MatrixCodes.Has(code, t)))
                 {
-                    Measure(set, code, type);
+                    Measure(set, code, type, memory);
                 }
             }
         }
     }
 
-    private static void Measure(KernelSet set, MatrixCode code, PackedType type)
+    private static void Measure(KernelSet set, MatrixCode code, PackedType type, bool memory)
     {
-        int runs = set == KernelSet.Scalar ? 10 : 400;
-        (float[] weights, PackedMatrix small) = Matrix(Rows, code, type);
-        using PackedMatrix cached = small;
+        using PackedMatrix packed = Matrix(Rows, code, type);
         using var product = new PackedProduct(1, set);
         var dense = new float[Rows * Columns];
-        double one = Best(product, cached, 1, runs), four = Best(product, cached, 4, runs / 5), eight = Best(product, cached, 8, runs / 5);
-        double expand = Fastest(runs / 5, () => product.Expand(cached, 0, Rows, dense), (double)Rows * Columns);
-        double memory = 0;
-        if (set != KernelSet.Scalar)
+        double one = Best(product, [packed], 1), four = Best(product, [packed], 4), eight = Best(product, [packed], 8);
+        double expand = Fastest(() => product.Expand(packed, 0, Rows, dense), (double)Rows * Columns);
+        string large = "";
+        if (memory)
         {
-            float[] many = new float[(long)Rows * Columns * Copies];
-            for (int i = 0; i < Copies; i++)
-            {
-                weights.CopyTo(many, i * (long)Rows * Columns);
-            }
-
-            using PackedMatrix large = PackedMatrix.Pack(many, Rows * Copies, Columns, type, code);
-            memory = Best(product, large, 1, 5);
+            PackedMatrix[] copies = [.. Enumerable.Range(0, Copies).AsParallel().Select(_ => Matrix(Rows, code, type))];
+            large = $"   from memory {Best(product, copies, 1),6:0.0}";
+            Array.ForEach(copies, c => c.Dispose());
         }
 
-        Console.WriteLine($"kernel {PackedKernels.WordOf(set),-7} {MatrixCodes.WordOf(code),-7} {PackedTypes.WordOf(type),-5} {cached.BitsPerWeight,5:0.00} bits   one vector {one,6:0.0}   from memory {memory,6:0.0}   four {four,6:0.0}   eight {eight,6:0.0}   expand {expand,6:0.0}");
+        Console.WriteLine($"kernel {PackedKernels.WordOf(set),-7} {MatrixCodes.WordOf(code),-7} {PackedTypes.WordOf(type),-5} {packed.BitsPerWeight,5:0.00} bits   one vector {one,6:0.0}{large}   four {four,6:0.0}   eight {eight,6:0.0}   expand {expand,6:0.0}");
     }
 
-    private static (float[] Weights, PackedMatrix Packed) Matrix(int rows, MatrixCode code, PackedType type)
+    private static PackedMatrix Matrix(int rows, MatrixCode code, PackedType type)
     {
         var random = new Random(0);
         var weights = new float[rows * Columns];
@@ -57,21 +52,23 @@ internal static class Kernels
             weights[i] = kept ? random.NextSingle() - 0.5f : 0;
         }
 
-        return (weights, PackedMatrix.Pack(weights, rows, Columns, type, code));
+        return PackedMatrix.Pack(weights, rows, Columns, type, code);
     }
 
     // Gweights per second, times vectors.
-    private static double Best(PackedProduct product, PackedMatrix packed, int vectors, int runs)
+    private static double Best(PackedProduct product, PackedMatrix[] matrices, int vectors)
     {
         var random = new Random(0);
-        float[] x = [.. Enumerable.Range(0, Columns * vectors).Select(_ => random.NextSingle() - 0.5f)], y = new float[packed.Rows * vectors];
-        return Fastest(runs, () => product.Multiply(packed, x, y, vectors), (double)packed.Rows * Columns * vectors);
+        float[] x = [.. Enumerable.Range(0, Columns * vectors).Select(_ => random.NextSingle() - 0.5f)], y = new float[Rows * vectors];
+        return Fastest(() => Array.ForEach(matrices, m => product.Multiply(m, x, y, vectors)), (double)Rows * Columns * vectors * matrices.Length);
     }
 
-    private static double Fastest(int runs, Action work, double weights)
+    // A third of a second, in which the compiler has also made its best code.
+    private static double Fastest(Action work, double weights)
     {
         double best = 0;
-        for (int run = 0; run < runs; run++)
+        long begin = Stopwatch.GetTimestamp();
+        while (Stopwatch.GetElapsedTime(begin).TotalSeconds < 0.33)
         {
             long start = Stopwatch.GetTimestamp();
             work();

@@ -39,7 +39,7 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
 
             for (int b = 0; b < count; b++, places += TWeights.PlaceBytes, sizes += 64, codes += 64)
             {
-                (Vector256<sbyte> w0, Vector256<sbyte> w1) = TWeights.Take(places, ref opened);
+                Vector256<sbyte> w0 = TWeights.Take(places, ref opened, out Vector256<sbyte> w1);
                 sum0 = Add(w0, w1, sizes, codes, scales, b, sum0);
                 sum1 = Add(w0, w1, sizes + width, codes + width, scales + BlockScales.Chunk * 2, b, sum1);
                 sum2 = Add(w0, w1, sizes + 2 * width, codes + 2 * width, scales + BlockScales.Chunk * 4, b, sum2);
@@ -68,7 +68,7 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
             for (int b = start; b < start + count; b++, places += TWeights.PlaceBytes, scales += TWeights.ScaleCount)
             {
                 float* block = b < blocks - 1 ? to + b * (long)RowCodec.Block : last;
-                (Vector256<sbyte> w0, Vector256<sbyte> w1) = TWeights.Take(places, ref opened);
+                Vector256<sbyte> w0 = TWeights.Take(places, ref opened, out Vector256<sbyte> w1);
                 Write(w0, TWeights.ScaleCount == 0 ? scale : Quantiser.FromBFloat16(scales[0]), block);
                 Write(w1, TWeights.ScaleCount == 0 ? scale : Quantiser.FromBFloat16(scales[TWeights.ScaleCount - 1]), block + 32);
             }
@@ -94,7 +94,7 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
             offset += Scales(row, x, 0, start, count, scales);
             for (int b = 0; b < count; b++, places += TWeights.PlaceBytes, sizes += 64, codes += 64)
             {
-                (Vector256<sbyte> w0, Vector256<sbyte> w1) = TWeights.Take(places, ref opened);
+                Vector256<sbyte> w0 = TWeights.Take(places, ref opened, out Vector256<sbyte> w1);
                 sum = Add(w0, w1, sizes, codes, scales, b, sum);
             }
 

@@ -20,8 +20,8 @@ internal unsafe interface IIntegers256
     /// <summary>Prepares some blocks: where their values lie as bytes. Moves the address behind them, unless that is where they lie.</summary>
     static abstract byte* Open(byte* places, ref byte* values, int blocks, byte* room);
 
-    /// <summary>The next block's weights; moves the address behind them.</summary>
-    static abstract (Vector256<sbyte> First, Vector256<sbyte> Second) Take(byte* place, ref byte* opened);
+    /// <summary>The next block's weights, the first 32 as the result; moves the address behind them.</summary>
+    static abstract Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second);
 }
 
 /// <summary>What the ways of 4-bit values share.</summary>
@@ -49,14 +49,15 @@ internal readonly unsafe struct MaskedBytes256 : IIntegers256
     public static byte* Open(byte* places, ref byte* values, int blocks, byte* room) => values;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static (Vector256<sbyte> First, Vector256<sbyte> Second) Take(byte* place, ref byte* opened)
+    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second)
     {
         ulong mask = *(ulong*)place;
         byte* low = Low, high = High, v = opened;
         Vector128<byte> a = Sixteen(low, high, mask, ref v), b = Sixteen(low, high, mask >> 16, ref v);
         Vector128<byte> c = Sixteen(low, high, mask >> 32, ref v), d = Sixteen(low, high, mask >> 48, ref v);
         opened = v;
-        return (Vector256.Create(a, b).AsSByte(), Vector256.Create(c, d).AsSByte());
+        second = Vector256.Create(c, d).AsSByte();
+        return Vector256.Create(a, b).AsSByte();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -103,7 +104,7 @@ internal readonly unsafe struct MaskedNibbles256 : IIntegers256
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static (Vector256<sbyte> First, Vector256<sbyte> Second) Take(byte* place, ref byte* opened) => MaskedBytes256.Take(place, ref opened);
+    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second) => MaskedBytes256.Take(place, ref opened, out second);
 }
 
 /// <summary>Dense int8.</summary>
@@ -119,10 +120,11 @@ internal readonly unsafe struct DenseBytes256 : IIntegers256
     public static byte* Open(byte* places, ref byte* values, int blocks, byte* room) => values;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static (Vector256<sbyte> First, Vector256<sbyte> Second) Take(byte* place, ref byte* opened)
+    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second)
     {
         opened += 64;
-        return (Vector256.Load((sbyte*)opened - 64), Vector256.Load((sbyte*)opened - 32));
+        second = Vector256.Load((sbyte*)opened - 32);
+        return Vector256.Load((sbyte*)opened - 64);
     }
 }
 
@@ -139,11 +141,12 @@ internal readonly unsafe struct DenseNibbles256 : IIntegers256
     public static byte* Open(byte* places, ref byte* values, int blocks, byte* room) => values;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static (Vector256<sbyte> First, Vector256<sbyte> Second) Take(byte* place, ref byte* opened)
+    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second)
     {
         Vector256<byte> pairs = Vector256.Load(opened) ^ Vector256.Create((byte)0x88);
         opened += 32;
-        return (Nibbles256.Low(pairs).AsSByte(), Nibbles256.High(pairs).AsSByte());
+        second = Nibbles256.High(pairs).AsSByte();
+        return Nibbles256.Low(pairs).AsSByte();
     }
 }
 
@@ -162,15 +165,15 @@ internal readonly unsafe struct GroupBytes256 : IIntegers256
     public static byte* Open(byte* places, ref byte* values, int blocks, byte* room) => values;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static (Vector256<sbyte> First, Vector256<sbyte> Second) Take(byte* place, ref byte* opened)
+    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second)
     {
         ulong codes = *(ulong*)place;
         byte* low = Groups, high = NextGroups;
         Vector256<ulong> values = Vector256.Load((ulong*)opened);
         opened += 32;
-        Vector256<byte> first = Avx2.Permute4x64(values, 0b01_01_00_00).AsByte(), second = Avx2.Permute4x64(values, 0b11_11_10_10).AsByte();
-        return (Avx2.Shuffle(first, Vector256.Create(Order(low, high, codes), Order(low, high, codes >> 12))).AsSByte(),
-            Avx2.Shuffle(second, Vector256.Create(Order(low, high, codes >> 24), Order(low, high, codes >> 36))).AsSByte());
+        Vector256<byte> upper = Avx2.Permute4x64(values, 0b11_11_10_10).AsByte(), lower = Avx2.Permute4x64(values, 0b01_01_00_00).AsByte();
+        second = Avx2.Shuffle(upper, Vector256.Create(Order(low, high, codes >> 24), Order(low, high, codes >> 36))).AsSByte();
+        return Avx2.Shuffle(lower, Vector256.Create(Order(low, high, codes), Order(low, high, codes >> 12))).AsSByte();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -204,5 +207,5 @@ internal readonly unsafe struct GroupNibbles256 : IIntegers256
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static (Vector256<sbyte> First, Vector256<sbyte> Second) Take(byte* place, ref byte* opened) => GroupBytes256.Take(place, ref opened);
+    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second) => GroupBytes256.Take(place, ref opened, out second);
 }
