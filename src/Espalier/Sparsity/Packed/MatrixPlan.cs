@@ -1,3 +1,4 @@
+using System.Numerics;
 using Espalier.Runtime;
 
 namespace Espalier.Sparsity.Packed;
@@ -5,7 +6,8 @@ namespace Espalier.Sparsity.Packed;
 /// <summary>What packing a matrix needs to know beforehand.</summary>
 /// <param name="Code">How places are named.</param>
 /// <param name="RowWords">Where rows begin, in words of 8 bytes; one more than there are rows.</param>
-internal sealed record MatrixPlan(MatrixCode Code, int[] RowWords)
+/// <param name="Zeros">How many weights are zero.</param>
+internal sealed record MatrixPlan(MatrixCode Code, int[] RowWords, long Zeros)
 {
     /// <summary>Looks at every weight once.</summary>
     /// <param name="weights">[rows, columns], row by row.</param>
@@ -16,12 +18,12 @@ internal sealed record MatrixPlan(MatrixCode Code, int[] RowWords)
     public static unsafe MatrixPlan Make(float* weights, int rows, int columns, PackedType type, MatrixCode? asked)
     {
         string word = PackedTypes.WordOf(type);
-        EspalierException.Require(asked is null || MatrixCodes.Has(asked.Value, type), $"There is no 2:4 code of {word}; use int8 or int4, or the bitmask.");
+        new PackOptions(type) { Code = asked }.RequireSound();
         float largest = type switch { PackedType.Float16 => 65504f, PackedType.BFloat16 => 3.38e38f, _ => float.MaxValue };
         var masks = new ulong[RowCodec.Blocks(columns)];
         var starts = new int[rows + 1];
         bool fits = MatrixCodes.Has(MatrixCode.TwoOfFour, type);
-        long words = 0;
+        long words = 0, zeros = (long)rows * columns;
         for (int r = 0; r < rows; r++)
         {
             var row = new ReadOnlySpan<float>(weights + (long)r * columns, columns);
@@ -34,6 +36,7 @@ internal sealed record MatrixPlan(MatrixCode Code, int[] RowWords)
             foreach (ulong mask in masks)
             {
                 fits &= TwoOfFour.Fits(mask);
+                zeros -= BitOperations.PopCount(mask);
             }
 
             EspalierException.Require(fits || asked is not MatrixCode.TwoOfFour, $"Row {r} keeps more than two of four columns, for which the 2:4 code has no room; prune with the pattern 2:4 or use the bitmask.");
@@ -53,6 +56,6 @@ internal sealed record MatrixPlan(MatrixCode Code, int[] RowWords)
         }
 
         EspalierException.Require(starts[^1] < int.MaxValue, $"A matrix of {rows} x {columns} takes more than 16 GB as {word}; use a smaller type.");
-        return new MatrixPlan(chosen, starts);
+        return new MatrixPlan(chosen, starts, zeros);
     }
 }

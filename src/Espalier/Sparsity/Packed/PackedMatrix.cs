@@ -87,7 +87,7 @@ public sealed unsafe class PackedMatrix : IDisposable
     internal static PackedMatrix Pack(float* weights, int rows, int columns, PackedType type, MatrixCode? asked)
     {
         MatrixPlan plan = MatrixPlan.Make(weights, rows, columns, type, asked);
-        var packed = new PackedMatrix(plan.Code, type, rows, columns, plan.RowWords, new float[rows]);
+        var packed = new PackedMatrix(plan.Code, type, rows, columns, plan.RowWords, new float[rows]) { Zeros = plan.Zeros };
         NativeMemory.Clear(packed.stream, (nuint)packed.StreamBytes);
         var masks = new ulong[RowCodec.Blocks(columns)];
         for (int r = 0; r < rows; r++)
@@ -165,6 +165,9 @@ public sealed unsafe class PackedMatrix : IDisposable
             return kept;
         }
     }
+
+    /// <summary>How many weights were zero when it was packed; 0 for one that was read.</summary>
+    internal long Zeros { get; private init; }
 
     /// <summary>The whole matrix as a dense float32 tensor [rows, columns]; the caller disposes it.</summary>
     public Tensor ToTensor()
