@@ -3,42 +3,76 @@ using Espalier.Sparsity.Packed;
 
 namespace Espalier.PackedRoutes;
 
-/// <summary>The kernels as they are built in: every set and type on one thread, in cache.</summary>
+/// <summary>The kernels as they are built in: every set, code and type on one thread, in cache and, when asked for, from memory.</summary>
 internal static class Kernels
 {
-    private const int Rows = 256, Columns = 2048;
+    private const int Rows = 256, Columns = 2048, Copies = 100;
 
-    public static void Measure()
+    /// <param name="only">The word for a set; null for all.</param>
+    /// <param name="memory">Whether to measure from memory too, which takes a while to prepare.</param>
+    public static void Measure(string? only, bool memory)
     {
-        foreach (KernelSet set in PackedKernels.Supported)
+        foreach (KernelSet set in PackedKernels.Supported.Where(s => only is null || PackedKernels.WordOf(s) == only))
         {
-            foreach (PackedType type in Enum.GetValues<PackedType>())
+            foreach (MatrixCode code in Enum.GetValues<MatrixCode>())
             {
-                int runs = set == KernelSet.Scalar ? 10 : 200;
-                Console.WriteLine($"kernel {PackedKernels.WordOf(set),-7} {PackedTypes.WordOf(type),-5} one vector {Best(set, type, 1, runs),6:0.0}   eight vectors {Best(set, type, 8, runs / 5),6:0.0}");
+                foreach (PackedType type in Enum.GetValues<PackedType>().Where(t => MatrixCodes.Has(code, t)))
+                {
+                    Measure(set, code, type, memory);
+                }
             }
         }
     }
 
-    // Gweights per second, times vectors.
-    private static double Best(KernelSet set, PackedType type, int vectors, int runs)
+    private static void Measure(KernelSet set, MatrixCode code, PackedType type, bool memory)
     {
-        var random = new Random(0);
-        var weights = new float[Rows * Columns];
-        for (int i = 0; i < weights.Length; i++)
+        using PackedMatrix packed = Matrix(Rows, code, type);
+        using var product = new PackedProduct(1, set);
+        var dense = new float[Rows * Columns];
+        double one = Best(product, [packed], 1), four = Best(product, [packed], 4), eight = Best(product, [packed], 8);
+        double expand = Fastest(() => product.Expand(packed, 0, Rows, dense), (double)Rows * Columns);
+        string large = "";
+        if (memory)
         {
-            weights[i] = random.Next(2) == 0 ? 0 : random.NextSingle() - 0.5f;
+            PackedMatrix[] copies = [.. Enumerable.Range(0, Copies).AsParallel().Select(_ => Matrix(Rows, code, type))];
+            large = $"   from memory {Best(product, copies, 1),6:0.0}";
+            Array.ForEach(copies, c => c.Dispose());
         }
 
-        using PackedMatrix packed = PackedMatrix.Pack(weights, Rows, Columns, type);
-        using var product = new PackedProduct(1, set);
+        Console.WriteLine($"kernel {PackedKernels.WordOf(set),-7} {MatrixCodes.WordOf(code),-7} {PackedTypes.WordOf(type),-5} {packed.BitsPerWeight,5:0.00} bits   one vector {one,6:0.0}{large}   four {four,6:0.0}   eight {eight,6:0.0}   expand {expand,6:0.0}");
+    }
+
+    private static PackedMatrix Matrix(int rows, MatrixCode code, PackedType type)
+    {
+        var random = new Random(0);
+        var weights = new float[rows * Columns];
+        for (int i = 0; i < weights.Length; i++)
+        {
+            bool kept = code switch { MatrixCode.Dense => true, MatrixCode.Bitmask => random.Next(2) == 0, _ => (i / 4 * 7 + i) % 4 is 0 or 2 };
+            weights[i] = kept ? random.NextSingle() - 0.5f : 0;
+        }
+
+        return PackedMatrix.Pack(weights, rows, Columns, type, code);
+    }
+
+    // Gweights per second, times vectors.
+    private static double Best(PackedProduct product, PackedMatrix[] matrices, int vectors)
+    {
+        var random = new Random(0);
         float[] x = [.. Enumerable.Range(0, Columns * vectors).Select(_ => random.NextSingle() - 0.5f)], y = new float[Rows * vectors];
+        return Fastest(() => Array.ForEach(matrices, m => product.Multiply(m, x, y, vectors)), (double)Rows * Columns * vectors * matrices.Length);
+    }
+
+    // A third of a second, in which the compiler has also made its best code.
+    private static double Fastest(Action work, double weights)
+    {
         double best = 0;
-        for (int run = 0; run < runs; run++)
+        long begin = Stopwatch.GetTimestamp();
+        while (Stopwatch.GetElapsedTime(begin).TotalSeconds < 0.33)
         {
             long start = Stopwatch.GetTimestamp();
-            product.Multiply(packed, x, y, vectors);
-            best = Math.Max(best, (double)Rows * Columns * vectors / Stopwatch.GetElapsedTime(start).TotalSeconds / 1e9);
+            work();
+            best = Math.Max(best, weights / Stopwatch.GetElapsedTime(start).TotalSeconds / 1e9);
         }
 
         return best;

@@ -4,7 +4,13 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using Espalier.PackedRoutes;
 
-// Weights per second of each route on one thread, best of many short runs: in cache (256 rows) and from memory.
+// Weights per second of each route on one thread, best of many short runs: in cache (256 rows) and from memory. "kernels": only what is built in; "kernels avx2 memory": of one set, from memory too.
+if (args is ["kernels", ..])
+{
+    Kernels.Measure(args.ElementAtOrDefault(1), args.Contains("memory"));
+    return;
+}
+
 unsafe
 {
     const int columns = 2048, blocks = columns / 64;
@@ -58,7 +64,7 @@ unsafe
         Console.WriteLine($"{name,-38} in cache {best[0],6:0.0}   from memory {best[1],6:0.0}");
     }
 
-    Kernels.Measure();
+    Kernels.Measure(null, memory: false);
 
     // Each mask keeps exactly half, so that every row has the same length.
     static void Fill(byte* data, int rows, int length, double size, bool blockwise)

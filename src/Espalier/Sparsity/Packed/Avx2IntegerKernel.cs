@@ -1,116 +1,158 @@
-using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
 namespace Espalier.Sparsity.Packed;
 
-/// <summary>
-/// int8 and int4 weights: per 16 columns two 8-byte orders out of tables make one byte shuffle; then signed weights by sizes of inputs
-/// (sign, maddubs, madd). Of int4 the 64 weights of a block become bytes first.
-/// </summary>
-internal sealed unsafe class Avx2IntegerKernel(bool four) : RowKernel
+/// <summary>int8 and int4 weights by inputs in 8 bits (maddubs, madd): sizes of inputs times weights with their signs, or inputs times code + 8.</summary>
+internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
+    where TWeights : struct, IIntegers256
 {
-    private readonly bool four = four;
+    // A block's bytes and what is stored beyond the last.
+    private const int Room = BlockScales.Chunk * RowCodec.Block + 64;
 
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x) => four
-        ? (One<FourBits>(first, x, 0), One<FourBits>(second, x, 0))
-        : (One<EightBits>(first, x, 0), One<EightBits>(second, x, 0));
+    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x) => (One(first, x), One(second, x));
 
+    [SkipLocalsInit]
     public override void Four(byte* row, int columns, PackedInput x, int from, float* products)
     {
+        int blocks = x.Blocks;
+        long width = blocks * (long)RowCodec.Block;
+        byte* room = stackalloc byte[Room], places = row, values = Values(row, blocks), sizes = x.Sizes + from * width;
+        sbyte* codes = x.Codes + from * width;
+        float* scales = stackalloc float[BlockScales.Chunk * 8];
+        Vector256<float> sum0 = default, sum1 = default, sum2 = default, sum3 = default;
         for (int c = 0; c < 4; c++)
         {
-            products[c] = four ? One<FourBits>(row, x, from + c) : One<EightBits>(row, x, from + c);
-        }
-    }
-
-    private static float One<TBits>(byte* row, PackedInput x, int vector)
-        where TBits : struct, IBits
-    {
-        int blocks = x.Blocks;
-        byte* low = ExpandTables.Low, high = ExpandTables.High, masks = row, rowScales = row + blocks * 8, values = row + blocks * TBits.Header;
-        long from = (long)vector * blocks * RowCodec.Block;
-        byte* sizes = x.Sizes + from;
-        sbyte* codes = x.Codes + from;
-        float* scales = x.Scales + (long)vector * blocks;
-        byte* room = stackalloc byte[96];
-        Vector256<float> sum = default;
-        for (int b = 0; b < blocks; b++, masks += 8, sizes += 64, codes += 64)
-        {
-            byte* v = TBits.Open(*(ulong*)masks, ref values, room);
-            Vector256<sbyte> w0 = Vector256.Create(Take(low, high, masks, ref v), Take(low, high, masks + 2, ref v)).AsSByte();
-            Vector256<sbyte> w1 = Vector256.Create(Take(low, high, masks + 4, ref v), Take(low, high, masks + 6, ref v)).AsSByte();
-            Vector256<int> dot = Dot(w0, sizes, codes) + Dot(w1, sizes + 32, codes + 32);
-            sum = Fma.MultiplyAdd(Avx.ConvertToVector256Single(dot), Vector256.Create(TBits.Scale(rowScales, b) * scales[b]), sum);
+            products[c] = 0;
         }
 
-        return Vector256.Sum(sum);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<byte> Take(byte* low, byte* high, byte* masks, ref byte* values)
-    {
-        uint m0 = masks[0], m1 = masks[1];
-        byte* next = values + BitOperations.PopCount(m0);
-        Vector128<byte> both = Sse2.LoadHigh(Vector128.CreateScalar(*(ulong*)values).AsDouble(), (double*)next).AsByte();
-        Vector128<byte> order = Sse2.LoadHigh(Vector128.CreateScalar(*(ulong*)(low + m0 * 8)).AsDouble(), (double*)(high + m1 * 8)).AsByte();
-        values = next + BitOperations.PopCount(m1);
-        return Ssse3.Shuffle(both, order);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<int> Dot(Vector256<sbyte> w, byte* sizes, sbyte* codes) =>
-        Avx2.MultiplyAddAdjacent(Avx2.MultiplyAddAdjacent(Vector256.Load(sizes), Avx2.Sign(w, Vector256.Load(codes))), Vector256<short>.One);
-
-    private interface IBits
-    {
-        /// <summary>The bytes of masks and scales per block.</summary>
-        static abstract int Header { get; }
-
-        /// <summary>Where the weights of a block lie as bytes; moves the address behind them.</summary>
-        static abstract byte* Open(ulong mask, ref byte* values, byte* room);
-
-        /// <summary>The scale of a block's weights.</summary>
-        static abstract float Scale(byte* scales, int block);
-    }
-
-    private readonly struct EightBits : IBits
-    {
-        public static int Header => 8;
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static byte* Open(ulong mask, ref byte* values, byte* room)
+        for (int start = 0; start < blocks; start += BlockScales.Chunk)
         {
-            byte* here = values;
-            values += BitOperations.PopCount(mask);
-            return here;
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static float Scale(byte* scales, int block) => 1;
-    }
-
-    private readonly struct FourBits : IBits
-    {
-        public static int Header => 10;
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static byte* Open(ulong mask, ref byte* values, byte* room)
-        {
-            Vector256<byte> decode = Vector256.Create(0x0706050403020100ul, 0xFFFEFDFCFBFAF9F8, 0x0706050403020100, 0xFFFEFDFCFBFAF9F8).AsByte();
-            int count = BitOperations.PopCount(mask);
-            for (int at = 0; at < count; at += 32)
+            int count = Math.Min(BlockScales.Chunk, blocks - start);
+            byte* opened = TWeights.Open(places, ref values, count, room);
+            bool inPlace = opened != room;
+            for (int c = 0; c < 4; c++)
             {
-                Vector256<ushort> wide = Avx2.ConvertToVector256Int16(values + at / 2).AsUInt16();
-                Avx2.Shuffle(decode, ((wide | wide << 4) & Vector256.Create((ushort)0x0F0F)).AsByte()).Store(room + at);
+                products[c] += Scales(row, x, from + c, start, count, scales + c * BlockScales.Chunk * 2);
             }
 
-            values += (count + 1) >> 1;
-            return room;
+            for (int b = 0; b < count; b++, places += TWeights.PlaceBytes, sizes += 64, codes += 64)
+            {
+                Vector256<sbyte> w0 = TWeights.Take(places, ref opened, out Vector256<sbyte> w1);
+                sum0 = Add(w0, w1, sizes, codes, scales, b, sum0);
+                sum1 = Add(w0, w1, sizes + width, codes + width, scales + BlockScales.Chunk * 2, b, sum1);
+                sum2 = Add(w0, w1, sizes + 2 * width, codes + 2 * width, scales + BlockScales.Chunk * 4, b, sum2);
+                sum3 = Add(w0, w1, sizes + 3 * width, codes + 3 * width, scales + BlockScales.Chunk * 6, b, sum3);
+            }
+
+            values = inPlace ? opened : values;
         }
 
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static float Scale(byte* scales, int block) => Quantiser.FromBFloat16(((ushort*)scales)[block]);
+        products[0] += Vector256.Sum(sum0);
+        products[1] += Vector256.Sum(sum1);
+        products[2] += Vector256.Sum(sum2);
+        products[3] += Vector256.Sum(sum3);
+    }
+
+    [SkipLocalsInit]
+    protected override void ExpandBlocks(byte* row, float scale, int blocks, float* to, float* last)
+    {
+        byte* room = stackalloc byte[Room], places = row, values = Values(row, blocks);
+        ushort* scales = (ushort*)(row + blocks * (long)TWeights.PlaceBytes);
+        for (int start = 0; start < blocks; start += BlockScales.Chunk)
+        {
+            int count = Math.Min(BlockScales.Chunk, blocks - start);
+            byte* opened = TWeights.Open(places, ref values, count, room);
+            bool inPlace = opened != room;
+            for (int b = start; b < start + count; b++, places += TWeights.PlaceBytes, scales += TWeights.ScaleCount)
+            {
+                float* block = b < blocks - 1 ? to + b * (long)RowCodec.Block : last;
+                Vector256<sbyte> w0 = TWeights.Take(places, ref opened, out Vector256<sbyte> w1);
+                Write(w0, TWeights.ScaleCount == 0 ? scale : Quantiser.FromBFloat16(scales[0]), block);
+                Write(w1, TWeights.ScaleCount == 0 ? scale : Quantiser.FromBFloat16(scales[TWeights.ScaleCount - 1]), block + 32);
+            }
+
+            values = inPlace ? opened : values;
+        }
+    }
+
+    [SkipLocalsInit]
+    private static float One(byte* row, PackedInput x)
+    {
+        int blocks = x.Blocks;
+        byte* room = stackalloc byte[Room], places = row, values = Values(row, blocks), sizes = x.Sizes;
+        sbyte* codes = x.Codes;
+        float* scales = stackalloc float[BlockScales.Chunk * 2];
+        Vector256<float> sum = default;
+        float offset = 0;
+        for (int start = 0; start < blocks; start += BlockScales.Chunk)
+        {
+            int count = Math.Min(BlockScales.Chunk, blocks - start);
+            byte* opened = TWeights.Open(places, ref values, count, room);
+            bool inPlace = opened != room;
+            offset += Scales(row, x, 0, start, count, scales);
+            for (int b = 0; b < count; b++, places += TWeights.PlaceBytes, sizes += 64, codes += 64)
+            {
+                Vector256<sbyte> w0 = TWeights.Take(places, ref opened, out Vector256<sbyte> w1);
+                sum = Add(w0, w1, sizes, codes, scales, b, sum);
+            }
+
+            values = inPlace ? opened : values;
+        }
+
+        return Vector256.Sum(sum) + offset;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static byte* Values(byte* row, int blocks) => row + blocks * (long)(TWeights.PlaceBytes + TWeights.ScaleCount * 2);
+
+    // Products of scales of some blocks; what is to be added where weights are offset.
+    private static float Scales(byte* row, PackedInput x, int vector, int start, int count, float* products)
+    {
+        long block = vector * (long)x.Blocks + start;
+        ushort* stored = (ushort*)(row + x.Blocks * (long)TWeights.PlaceBytes) + start * TWeights.ScaleCount;
+        if (TWeights.ScaleCount == 0)
+        {
+            new ReadOnlySpan<float>(x.Scales + block, count).CopyTo(new Span<float>(products, count));
+            return 0;
+        }
+
+        float offset = TWeights.ScaleCount == 1
+            ? BlockScales.Multiply(stored, x.Scales + block, x.Offsets + block, count, products)
+            : BlockScales.Multiply(stored, x.HalfScales + 2 * block, x.HalfOffsets + 2 * block, 2 * count, products);
+        return TWeights.IsOffset ? offset : 0;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> Add(Vector256<sbyte> w0, Vector256<sbyte> w1, byte* sizes, sbyte* codes, float* scales, int b, Vector256<float> sum)
+    {
+        Vector256<short> dot0 = Dot(w0, sizes, codes), dot1 = Dot(w1, sizes + 32, codes + 32);
+        if (TWeights.ScaleCount == 2)
+        {
+            sum = Fma.MultiplyAdd(Avx.ConvertToVector256Single(Avx2.MultiplyAddAdjacent(dot0, Vector256<short>.One)), Vector256.Create(scales[2 * b]), sum);
+            return Fma.MultiplyAdd(Avx.ConvertToVector256Single(Avx2.MultiplyAddAdjacent(dot1, Vector256<short>.One)), Vector256.Create(scales[2 * b + 1]), sum);
+        }
+
+        Vector256<int> dot = Avx2.MultiplyAddAdjacent(dot0, Vector256<short>.One) + Avx2.MultiplyAddAdjacent(dot1, Vector256<short>.One);
+        return Fma.MultiplyAdd(Avx.ConvertToVector256Single(dot), Vector256.Create(scales[b]), sum);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<short> Dot(Vector256<sbyte> w, byte* sizes, sbyte* codes) => TWeights.IsOffset
+        ? Avx2.MultiplyAddAdjacent(w.AsByte(), Vector256.Load(codes))
+        : Avx2.MultiplyAddAdjacent(Vector256.Load(sizes), Avx2.Sign(w, Vector256.Load(codes)));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Write(Vector256<sbyte> weights, float scale, float* to)
+    {
+        Vector256<sbyte> w = TWeights.IsOffset ? weights - Vector256.Create((sbyte)8) : weights;
+        Vector256<float> by = Vector256.Create(scale);
+        for (int half = 0; half < 2; half++, to += 16)
+        {
+            Vector128<sbyte> part = half == 0 ? w.GetLower() : w.GetUpper();
+            (Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(part)) * by).Store(to);
+            (Avx.ConvertToVector256Single(Avx2.ConvertToVector256Int32(Sse2.ShiftRightLogical128BitLane(part, 8))) * by).Store(to + 8);
+        }
     }
 }

@@ -12,7 +12,7 @@ public enum KernelSet
     /// <summary>AVX2 with FMA.</summary>
     Avx2,
 
-    /// <summary>AVX-512 F, BW and VBMI2 (Ice Lake, Zen 4 and later).</summary>
+    /// <summary>AVX-512 F, BW, VBMI and VBMI2 (Ice Lake, Zen 4 and later).</summary>
     Avx512,
 }
 
@@ -22,8 +22,11 @@ public static class PackedKernels
     /// <summary>The environment variable: scalar, avx2 or avx512.</summary>
     public const string Variable = "ESPALIER_KERNELS";
 
-    private static readonly RowKernel[][] Kernels =
-        [.. Enum.GetValues<KernelSet>().Select(set => IsSupported(set) ? Enum.GetValues<PackedType>().Select(type => Make(set, type)).ToArray() : [])];
+    private static readonly Dictionary<(KernelSet, MatrixCode, PackedType), RowKernel> Kernels = (
+        from set in Enum.GetValues<KernelSet>().Where(IsSupported)
+        from code in Enum.GetValues<MatrixCode>()
+        from type in Enum.GetValues<PackedType>().Where(t => MatrixCodes.Has(code, t))
+        select (Key: (set, code, type), Kernel: Make(set, code, type))).ToDictionary(k => k.Key, k => k.Kernel);
 
     private static readonly Lazy<KernelSet> Choice = new(() => Choose(Environment.GetEnvironmentVariable(Variable)));
 
@@ -53,25 +56,51 @@ public static class PackedKernels
         return named[0];
     }
 
-    internal static RowKernel For(KernelSet set, PackedType type) => Kernels[(int)set][(int)type];
+    internal static RowKernel For(KernelSet set, PackedMatrix matrix) => Kernels[(set, matrix.Code, matrix.Type)];
 
     private static bool IsSupported(KernelSet set) => set switch
     {
         KernelSet.Scalar => true,
         KernelSet.Avx2 => Avx2.IsSupported && Fma.IsSupported && Popcnt.IsSupported,
-        _ => Avx512F.IsSupported && Avx512BW.IsSupported && Avx512Vbmi2.IsSupported,
+        _ => Avx512F.IsSupported && Avx512BW.IsSupported && Avx512Vbmi.IsSupported && Avx512Vbmi2.IsSupported,
     };
 
-    private static RowKernel Make(KernelSet set, PackedType type) => (set, type) switch
+    private static RowKernel Make(KernelSet set, MatrixCode code, PackedType type) => (set, code) switch
     {
-        (KernelSet.Scalar, _) => new ScalarKernel(type),
-        (KernelSet.Avx2, PackedType.Float32) => new Avx2FloatKernel(),
-        (KernelSet.Avx2, PackedType.BFloat16) => new Avx2HalfKernel<BFloat16Halves>(),
-        (KernelSet.Avx2, PackedType.Float16) => new Avx2HalfKernel<Float16Halves>(),
-        (KernelSet.Avx2, _) => new Avx2IntegerKernel(type is PackedType.Int4),
-        (_, PackedType.Float32) => new Avx512FloatKernel(),
-        (_, PackedType.BFloat16) => new Avx512HalfKernel<BFloat16Halves>(),
-        (_, PackedType.Float16) => new Avx512HalfKernel<Float16Halves>(),
-        _ => new Avx512IntegerKernel(type is PackedType.Int4),
+        (KernelSet.Scalar, _) => new ScalarKernel(code, type),
+        (KernelSet.Avx2, MatrixCode.Bitmask) => type switch
+        {
+            PackedType.Float32 => new Avx2FloatKernel<Masks256>(),
+            PackedType.BFloat16 => new Avx2HalfKernel<BFloat16Halves, Masks256>(),
+            PackedType.Float16 => new Avx2HalfKernel<Float16Halves, Masks256>(),
+            PackedType.Int8 => new Avx2IntegerKernel<MaskedBytes256>(),
+            _ => new Avx2IntegerKernel<MaskedNibbles256>(),
+        },
+        (KernelSet.Avx2, MatrixCode.Dense) => type switch
+        {
+            PackedType.Float32 => new Avx2FloatKernel<Dense256>(),
+            PackedType.BFloat16 => new Avx2HalfKernel<BFloat16Halves, Dense256>(),
+            PackedType.Float16 => new Avx2HalfKernel<Float16Halves, Dense256>(),
+            PackedType.Int8 => new Avx2IntegerKernel<DenseBytes256>(),
+            _ => new Avx2IntegerKernel<DenseNibbles256>(),
+        },
+        (KernelSet.Avx2, _) => type is PackedType.Int8 ? new Avx2IntegerKernel<GroupBytes256>() : new Avx2IntegerKernel<GroupNibbles256>(),
+        (_, MatrixCode.Bitmask) => type switch
+        {
+            PackedType.Float32 => new Avx512FloatKernel<Masks512>(),
+            PackedType.BFloat16 => new Avx512HalfKernel<BFloat16Halves, Masks512>(),
+            PackedType.Float16 => new Avx512HalfKernel<Float16Halves, Masks512>(),
+            PackedType.Int8 => new Avx512IntegerKernel<MaskedBytes512>(),
+            _ => new Avx512IntegerKernel<MaskedNibbles512>(),
+        },
+        (_, MatrixCode.Dense) => type switch
+        {
+            PackedType.Float32 => new Avx512FloatKernel<Dense512>(),
+            PackedType.BFloat16 => new Avx512HalfKernel<BFloat16Halves, Dense512>(),
+            PackedType.Float16 => new Avx512HalfKernel<Float16Halves, Dense512>(),
+            PackedType.Int8 => new Avx512IntegerKernel<DenseBytes512>(),
+            _ => new Avx512IntegerKernel<DenseNibbles512>(),
+        },
+        _ => type is PackedType.Int8 ? new Avx512GroupKernel<GroupBytes512>() : new Avx512GroupKernel<GroupNibbles512>(),
     };
 }

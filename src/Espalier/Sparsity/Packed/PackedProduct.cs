@@ -1,6 +1,6 @@
 namespace Espalier.Sparsity.Packed;
 
-/// <summary>Multiplies packed matrices with one or a few vectors. It keeps its room and its threads from call to call and allocates nothing then.</summary>
+/// <summary>Multiplies packed matrices with one or a few vectors, and writes their rows dense. It keeps its room and its threads from call to call and allocates nothing then.</summary>
 /// <remarks>One thread owns whole rows, shares of about the same number of bytes. An object serves one caller at a time.</remarks>
 public sealed unsafe class PackedProduct : IDisposable
 {
@@ -8,7 +8,7 @@ public sealed unsafe class PackedProduct : IDisposable
     private readonly WorkerTeam team;
     private PackedMatrix? matrix;
     private float* output;
-    private int count;
+    private int count, firstRow, rowCount;
 
     /// <summary>Makes one.</summary>
     /// <param name="threads">How many threads share the rows, the caller's included.</param>
@@ -43,6 +43,20 @@ public sealed unsafe class PackedProduct : IDisposable
         }
     }
 
+    /// <summary>Writes rows as dense float32 weights, what <see cref="PackedMatrix.Unpack"/> gives for each.</summary>
+    /// <param name="weights">The matrix [rows, columns].</param>
+    /// <param name="from">The first row.</param>
+    /// <param name="rows">How many.</param>
+    /// <param name="to">Room for [rows, columns].</param>
+    public void Expand(PackedMatrix weights, int from, int rows, Span<float> to)
+    {
+        ArgumentOutOfRangeException.ThrowIfNotEqual(to.Length, (long)weights.Columns * rows, nameof(to));
+        fixed (float* first = to)
+        {
+            Expand(weights, from, rows, first);
+        }
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -54,9 +68,27 @@ public sealed unsafe class PackedProduct : IDisposable
     {
         weights.RequireOpen();
         input.Arrange(weights.Type, x, weights.Columns, vectors);
-        matrix = weights;
-        output = y;
-        count = vectors;
+        Run(weights, y, vectors, 0, weights.Rows);
+    }
+
+    internal void Expand(PackedMatrix weights, int from, int rows, float* to)
+    {
+        weights.RequireOpen();
+        ArgumentOutOfRangeException.ThrowIfNegative(rows);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)from, (uint)(weights.Rows - rows), nameof(from));
+        if (weights.Columns == 0)
+        {
+            return;
+        }
+
+        Run(weights, to, 0, from, rows);
+    }
+
+    // No vectors: the rows themselves are wanted.
+    private void Run(PackedMatrix weights, float* to, int vectors, int from, int rows)
+    {
+        output = to;
+        (matrix, count, firstRow, rowCount) = (weights, vectors, from, rows);
         team.Run();
         matrix = null;
     }
@@ -72,11 +104,21 @@ public sealed unsafe class PackedProduct : IDisposable
     private void Share(int index, int of)
     {
         int first = Boundary(index, of), end = Boundary(index + 1, of);
-        RowKernel kernel = PackedKernels.For(Kernels, matrix!.Type);
-        byte* stream = matrix.Stream;
+        RowKernel kernel = PackedKernels.For(Kernels, matrix!);
+        byte* stream = matrix!.Stream;
         ReadOnlySpan<int> starts = matrix.RowWords;
         ReadOnlySpan<float> scales = matrix.Scales;
         int columns = matrix.Columns, rows = matrix.Rows;
+        if (count == 0)
+        {
+            for (int r = first; r < end; r++)
+            {
+                kernel.Expand(stream + starts[r] * 8L, scales[r], columns, output + (long)(r - firstRow) * columns);
+            }
+
+            return;
+        }
+
         if (count == 1)
         {
             for (int r = first; r < end; r += 2)
@@ -104,16 +146,16 @@ public sealed unsafe class PackedProduct : IDisposable
         }
     }
 
-    // The first row that begins at or behind a share of the bytes.
+    // The first row that begins at or behind a share of the bytes of the rows at work.
     private int Boundary(int index, int of)
     {
-        ReadOnlySpan<int> starts = matrix!.RowWords;
+        ReadOnlySpan<int> starts = matrix!.RowWords.Slice(firstRow, rowCount + 1);
         if (index == 0 || index == of)
         {
-            return index == 0 ? 0 : matrix.Rows;
+            return firstRow + (index == 0 ? 0 : rowCount);
         }
 
-        int at = starts.BinarySearch((int)((long)starts[^1] * index / of));
-        return Math.Min(at < 0 ? ~at : at, matrix.Rows);
+        int at = starts.BinarySearch(starts[0] + (int)((long)(starts[^1] - starts[0]) * index / of));
+        return firstRow + Math.Min(at < 0 ? ~at : at, rowCount);
     }
 }

@@ -28,7 +28,7 @@ public sealed unsafe class PackedSource : ICompactSource, IDisposable
             Entry entry = Entry.Parse(name, text);
             Require(name, Stream, "U8", null);
             Require(name, Rows, "I32", entry.Rows + 1);
-            if (entry.Type is PackedType.Int8)
+            if (entry.HasRowScales)
             {
                 Require(name, Scales, "F32", entry.Rows);
             }
@@ -103,10 +103,10 @@ public sealed unsafe class PackedSource : ICompactSource, IDisposable
     public PackedMatrix ReadPacked(string name)
     {
         Entry entry = entries[name];
-        float[]? scales = entry.Type is PackedType.Int8 ? Read<float>(name + Scales, entry.Rows) : null;
+        float[]? scales = entry.HasRowScales ? Read<float>(name + Scales, entry.Rows) : null;
         SafeTensorsFile file = checkpoint.FileOf(name + Stream);
         long bytes = file.Info(name + Stream).ByteCount;
-        return PackedMatrix.FromParts(name, entry.Type, entry.Rows, entry.Columns, Read<int>(name + Rows, entry.Rows + 1), scales, bytes, packed =>
+        return PackedMatrix.FromParts(name, entry.Code, entry.Type, entry.Rows, entry.Columns, Read<int>(name + Rows, entry.Rows + 1), scales, bytes, packed =>
         {
             const int piece = 16 << 20;
             for (long at = 0; at < bytes; at += piece)
@@ -151,23 +151,31 @@ public sealed unsafe class PackedSource : ICompactSource, IDisposable
         return values;
     }
 
-    /// <summary>What the metadata says of a packed weight: "int4 2048x512", and " transposed" where the model stores [in, out].</summary>
-    internal sealed record Entry(PackedType Type, int Rows, int Columns, bool Transposed)
+    /// <summary>What the metadata says of a packed weight: "int4 2048x512", then "dense" or "2:4" where it has no bit masks, then "transposed" where the model stores [in, out].</summary>
+    internal sealed record Entry(MatrixCode Code, PackedType Type, int Rows, int Columns, bool Transposed)
     {
+        private const string Turned = "transposed";
+
         public ScalarType DenseType => Type switch { PackedType.BFloat16 => ScalarType.BFloat16, PackedType.Float16 => ScalarType.Float16, _ => ScalarType.Float32 };
+
+        public bool HasRowScales => RowCodec.HasRowScales(Code, Type);
 
         public static Entry Parse(string name, string text)
         {
             string[] words = text.Split(' '), sides = words.Length > 1 ? words[1].Split('x') : [];
+            bool turned = words.Length > 2 && words[^1] == Turned;
+            string[] code = turned ? words[2..^1] : words.Length > 2 ? words[2..] : [];
             int rows = 0, columns = 0;
             EspalierException.Require(
                 sides.Length == 2 && int.TryParse(sides[0], NumberStyles.None, CultureInfo.InvariantCulture, out rows) && rows < int.MaxValue
-                && int.TryParse(sides[1], NumberStyles.None, CultureInfo.InvariantCulture, out columns) && columns <= int.MaxValue - 64 && (words.Length == 2 || (words.Length == 3 && words[2] == "transposed")),
+                && int.TryParse(sides[1], NumberStyles.None, CultureInfo.InvariantCulture, out columns) && columns <= int.MaxValue - 64 && code.Length <= 1,
                 $"The packed weight {name} is described as '{text}' instead of, for example, 'int4 2048x512'; the file is damaged.");
-            return new Entry(PackedTypes.Parse(words[0]), rows, columns, words.Length == 3);
+            var entry = new Entry(code.Length == 0 ? MatrixCode.Bitmask : MatrixCodes.Parse(code[0]), PackedTypes.Parse(words[0]), rows, columns, turned);
+            EspalierException.Require(MatrixCodes.Has(entry.Code, entry.Type), $"The packed weight {name} is described as '{text}', but there is no 2:4 code of {words[0]}; the file is damaged.");
+            return entry;
         }
 
-        public override string ToString() =>
-            string.Create(CultureInfo.InvariantCulture, $"{PackedTypes.WordOf(Type)} {Rows}x{Columns}{(Transposed ? " transposed" : "")}");
+        public override string ToString() => string.Create(CultureInfo.InvariantCulture,
+            $"{PackedTypes.WordOf(Type)} {Rows}x{Columns}{(Code is MatrixCode.Bitmask ? "" : " " + MatrixCodes.WordOf(Code))}{(Transposed ? " " + Turned : "")}");
     }
 }

@@ -14,10 +14,10 @@ public enum PackedType
     /// <summary>IEEE half precision.</summary>
     Float16,
 
-    /// <summary>8-bit integers with one float32 scale per row.</summary>
+    /// <summary>8-bit integers; one float32 scale per row, or (dense) one bfloat16 scale per 64 columns.</summary>
     Int8,
 
-    /// <summary>4-bit integers with one bfloat16 scale per 64 columns.</summary>
+    /// <summary>4-bit integers with one bfloat16 scale per 64 columns, or (dense) per 32.</summary>
     Int4,
 }
 

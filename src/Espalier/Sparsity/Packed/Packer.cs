@@ -9,58 +9,50 @@ namespace Espalier.Sparsity.Packed;
 /// <param name="Weights">How many weights were packed.</param>
 /// <param name="DenseBytes">All tensors of the source, as stored.</param>
 /// <param name="PackedBytes">All tensors of the packed model.</param>
-/// <param name="Zeros">The share of zeros in the packed weights.</param>
-/// <param name="BitsPerWeight">Stored bits per dense weight of what was packed.</param>
+/// <param name="Zeros">The share of zeros in the weights of blocks.</param>
+/// <param name="BitsPerWeight">Stored bits per dense weight of the blocks.</param>
+/// <param name="Codes">How many matrices of blocks have each code.</param>
+/// <param name="HeadBitsPerWeight">Stored bits per weight of the token table and the head; 0 where they are not packed.</param>
 /// <param name="LogitDifference">The size of the difference of logits between the re-opened packed model and the source, over the size of the source's logits.</param>
 /// <param name="LogitTolerance">The most that the type allows.</param>
-public sealed record PackReport(int Weights, long DenseBytes, long PackedBytes, double Zeros, double BitsPerWeight, double LogitDifference, double LogitTolerance);
+public sealed record PackReport(int Weights, long DenseBytes, long PackedBytes, double Zeros, double BitsPerWeight, IReadOnlyDictionary<string, int> Codes, double HeadBitsPerWeight, double LogitDifference, double LogitTolerance);
 
 /// <summary>Packs a model and unpacks it again, one tensor in memory at a time; an output folder appears whole or not at all.</summary>
 public static class Packer
 {
-    /// <summary>Packs the linear maps of the decoder blocks; embeddings, norms, biases and the head stay as they are.</summary>
+    /// <summary>Packs the linear maps of the decoder blocks, and as dense matrices the token table and an untied head; norms, biases and positions stay as they are.</summary>
     /// <param name="folder">The model.</param>
-    /// <param name="type">How kept weights are stored.</param>
+    /// <param name="options">How.</param>
     /// <param name="output">The output folder; not the model's own.</param>
     /// <param name="progress">Where progress is told.</param>
     /// <param name="cancellation">Ends the work before anything has its final name.</param>
-    /// <exception cref="EspalierException">For a model that is packed already, weights that the type cannot hold, or an output that does not answer as its source.</exception>
-    public static PackReport Pack(string folder, PackedType type, string output, IProgressSink progress, CancellationToken cancellation = default)
+    /// <exception cref="EspalierException">For a model that is packed already, weights that the type or the code cannot hold, or an output that does not answer as its source.</exception>
+    public static PackReport Pack(string folder, PackOptions options, string output, IProgressSink progress, CancellationToken cancellation = default)
     {
         RequireOther(folder, output);
+        options.RequireSound();
         ModelConfig config = ModelConfig.Load(folder);
         using Checkpoint source = Checkpoint.Open(folder);
         EspalierException.Require(!PackedSource.IsPacked(source), $"{folder} is packed already; unpack it first, or pack the dense model.");
         using var model = new StreamedModel(config, source);
-        Dictionary<string, bool> linears = Linears(model.Config);
-        (List<TensorInfo> plan, Dictionary<string, string> metadata, Totals totals) = Plan(source, linears, type, progress, cancellation);
-        using (IProgressTask task = progress.Begin("packing", source.TotalBytes, "B"))
-        using (CheckpointWriter writer = CheckpointWriter.Create(output, plan, metadata: metadata))
+        Dictionary<string, Shape> shapes = Shapes(model.Config, options);
+        long packedBytes;
+        Totals totals;
+        using (PackSpool spool = PackSpool.Create(output))
         {
-            foreach (TensorInfo info in source.Names.Select(source.Info))
-            {
-                cancellation.ThrowIfCancellationRequested();
-                if (linears.TryGetValue(info.Name, out bool transposed))
-                {
-                    using PackedMatrix packed = Read(source, info.Name, transposed, type);
-                    Write(writer, info.Name, packed);
-                }
-                else
-                {
-                    writer.Copy(info.Name, source);
-                }
-
-                task.Advance(info.ByteCount);
-            }
-
+            totals = Fill(spool, source, shapes, progress, cancellation);
+            packedBytes = spool.Plan.Sum(t => t.ByteCount);
+            using CheckpointWriter writer = CheckpointWriter.Create(output, spool.Plan, metadata: spool.Metadata);
+            spool.Write(writer, source, cancellation);
             CompanionFiles.Copy(CompanionFiles.All, folder, output);
             writer.Commit();
         }
 
-        double tolerance = PackedTypes.Tolerance(type), difference = LogitComparison.Difference(config, source, output);
+        double tolerance = Math.Max(PackedTypes.Tolerance(options.Type), options.HeadType is { } head ? PackedTypes.Tolerance(head) : 0), difference = LogitComparison.Difference(config, source, output);
         EspalierException.Require(difference <= tolerance,
-            $"The packed model in {output} does not answer as {folder}: logits differ by {difference:G3} of their size where {PackedTypes.WordOf(type)} allows {tolerance}; use a larger type for this model.");
-        return new PackReport(linears.Count, source.TotalBytes, plan.Sum(t => t.ByteCount), totals.Zeros / (double)Math.Max(1, totals.Weights), totals.Bytes * 8.0 / Math.Max(1, totals.Weights), difference, tolerance);
+            $"The packed model in {output} does not answer as {folder}: logits differ by {difference:G3} of their size where {PackedTypes.WordOf(options.Type)} allows {tolerance}; use a larger type for this model.");
+        return new PackReport(totals.Count, source.TotalBytes, packedBytes, totals.Zeros / (double)Math.Max(1, totals.Weights), totals.Bytes * 8.0 / Math.Max(1, totals.Weights),
+            totals.Codes, totals.HeadBytes * 8.0 / Math.Max(1, totals.HeadWeights), difference, tolerance);
     }
 
     /// <summary>Writes a packed model's tensors dense: packed floats in their own type, packed integers as the float32 numbers they stand for.</summary>
@@ -90,86 +82,104 @@ public static class Packer
         return plan.Sum(t => t.ByteCount);
     }
 
-    private sealed record Totals(long Weights, long Zeros, long Bytes);
+    /// <summary>How one tensor is packed.</summary>
+    private sealed record Shape(bool Transposed, bool IsHead, PackedType Type, MatrixCode? Code);
+
+    private sealed class Totals
+    {
+        public int Count { get; set; }
+
+        public long Weights { get; set; }
+
+        public long Zeros { get; set; }
+
+        public long Bytes { get; set; }
+
+        public long HeadWeights { get; set; }
+
+        public long HeadBytes { get; set; }
+
+        public SortedDictionary<string, int> Codes { get; } = new(StringComparer.Ordinal);
+    }
 
     private static void RequireOther(string folder, string output) => EspalierException.Require(
         Path.GetFullPath(folder).TrimEnd(Path.DirectorySeparatorChar) != Path.GetFullPath(output).TrimEnd(Path.DirectorySeparatorChar),
         $"The output folder {output} is the model itself; name another folder.");
 
-    /// <summary>The weights of the blocks' linear maps, and whether the checkpoint holds them as [in, out].</summary>
-    private static Dictionary<string, bool> Linears(ModelConfig config)
+    /// <summary>The weights that are packed: linear maps of blocks, the token table and a head of its own.</summary>
+    private static Dictionary<string, Shape> Shapes(ModelConfig config, PackOptions options)
     {
         Architecture family = Architecture.For(config);
-        var names = new Dictionary<string, bool>(StringComparer.Ordinal);
+        var shapes = new Dictionary<string, Shape>(StringComparer.Ordinal);
         for (int i = 0; i < config.LayerCount; i++)
         {
             using DecoderBlock block = family.CreateBlock(config, i, Placement.Meta);
             foreach (BlockLinear linear in block.Linears)
             {
-                names.Add(linear.Name, linear.Linear.Layout is WeightLayout.InOut);
+                shapes.Add(linear.Name, new Shape(linear.Linear.Layout is WeightLayout.InOut, IsHead: false, options.Type, options.Code));
             }
         }
 
-        return names;
+        if (options.HeadType is { } type)
+        {
+            using Embedding embedding = family.CreateEmbedding(config, Placement.Meta);
+            using OutputHead head = family.CreateHead(config, embedding, Placement.Meta);
+            foreach ((string name, _) in embedding.Tensors.Where(t => ReferenceEquals(t.Value, embedding.Tokens.weight))
+                .Concat(head.Tensors.Where(t => ReferenceEquals(t.Value, head.Projection?.weight))))
+            {
+                shapes.Add(name, new Shape(Transposed: false, IsHead: true, type, MatrixCode.Dense));
+            }
+        }
+
+        return shapes;
     }
 
-    private static (List<TensorInfo> Plan, Dictionary<string, string> Metadata, Totals Totals) Plan(
-        Checkpoint source, Dictionary<string, bool> linears, PackedType type, IProgressSink progress, CancellationToken cancellation)
+    private static Totals Fill(PackSpool spool, Checkpoint source, Dictionary<string, Shape> shapes, IProgressSink progress, CancellationToken cancellation)
     {
-        var plan = new List<TensorInfo>();
-        var metadata = new Dictionary<string, string> { ["format"] = PackedSource.Format };
-        long weights = 0, zeros = 0, bytes = 0;
-        using IProgressTask task = progress.Begin("counting zeros", linears.Count, "weight");
+        var totals = new Totals();
+        using IProgressTask task = progress.Begin("packing", source.TotalBytes, "B");
         foreach (TensorInfo info in source.Names.Select(source.Info))
         {
             cancellation.ThrowIfCancellationRequested();
-            if (!linears.TryGetValue(info.Name, out bool transposed))
+            if (!shapes.TryGetValue(info.Name, out Shape? shape))
             {
-                plan.Add(info);
+                spool.Copy(info);
+                task.Advance(info.ByteCount);
                 continue;
             }
 
-            using PackedMatrix packed = Read(source, info.Name, transposed, type);
-            metadata[PackedSource.Matrix + info.Name] = new PackedSource.Entry(type, packed.Rows, packed.Columns, transposed).ToString();
-            plan.Add(ElementTypes.Plan(info.Name + PackedSource.Stream, "U8", packed.StreamBytes));
-            plan.Add(ElementTypes.Plan(info.Name + PackedSource.Rows, "I32", packed.Rows + 1));
-            if (type is PackedType.Int8)
+            using PackedMatrix packed = Read(source, info.Name, shape);
+            spool.Add(info.Name, packed, shape.Transposed);
+            totals.Count++;
+            totals.HeadWeights += shape.IsHead ? info.ElementCount : 0;
+            totals.HeadBytes += shape.IsHead ? packed.StoredBytes : 0;
+            if (!shape.IsHead)
             {
-                plan.Add(ElementTypes.Plan(info.Name + PackedSource.Scales, "F32", packed.Rows));
+                totals.Weights += info.ElementCount;
+                totals.Zeros += packed.Zeros;
+                totals.Bytes += packed.StoredBytes;
+                string code = MatrixCodes.WordOf(packed.Code);
+                totals.Codes[code] = totals.Codes.GetValueOrDefault(code) + 1;
             }
 
-            weights += info.ElementCount;
-            zeros += info.ElementCount - packed.Kept;
-            bytes += packed.StoredBytes;
-            task.Advance();
+            task.Advance(info.ByteCount);
         }
 
-        return (plan, metadata, new Totals(weights, zeros, bytes));
+        return totals;
     }
 
-    private static unsafe PackedMatrix Read(Checkpoint source, string name, bool transposed, PackedType type)
+    private static unsafe PackedMatrix Read(Checkpoint source, string name, Shape shape)
     {
         using var scope = NewDisposeScope();
         Tensor dense = source.Read(name, ScalarType.Float32);
-        dense = transposed ? dense.t().contiguous() : dense;
+        dense = shape.Transposed ? dense.t().contiguous() : dense;
         try
         {
-            return PackedMatrix.Pack(TensorMemory.Pointer<float>(dense), (int)dense.shape[0], (int)dense.shape[1], type);
+            return PackedMatrix.Pack(TensorMemory.Pointer<float>(dense), (int)dense.shape[0], (int)dense.shape[1], shape.Type, shape.Code);
         }
         catch (EspalierException fault)
         {
             throw new EspalierException($"{name} cannot be packed. {fault.Message}", fault);
-        }
-    }
-
-    private static unsafe void Write(CheckpointWriter writer, string name, PackedMatrix packed)
-    {
-        EspalierException.Require(packed.StreamBytes <= int.MaxValue, $"The weight {name} takes {packed.StreamBytes} bytes packed, more than the 2 GB that one tensor may have here; use a smaller type.");
-        writer.WriteBytes(name + PackedSource.Stream, new ReadOnlySpan<byte>(packed.Stream, (int)packed.StreamBytes));
-        writer.WriteBytes(name + PackedSource.Rows, System.Runtime.InteropServices.MemoryMarshal.AsBytes(packed.RowWords));
-        if (packed.Type is PackedType.Int8)
-        {
-            writer.WriteBytes(name + PackedSource.Scales, System.Runtime.InteropServices.MemoryMarshal.AsBytes(packed.Scales));
         }
     }
 }

@@ -25,6 +25,14 @@ internal static class Quantiser
         return scale > 0 ? scale : 1;
     }
 
+    /// <summary>The bfloat16 scale of some weights in 8 bits, rounded up so that the largest is not cut.</summary>
+    public static ushort Int8BlockScale(ReadOnlySpan<float> weights)
+    {
+        float exact = Int8Scale(weights);
+        ushort stored = ToBFloat16(exact);
+        return (ushort)(FromBFloat16(stored) < exact ? stored + 1 : stored);
+    }
+
     /// <summary>
     /// The bfloat16 scale of some weights in 4 bits: of two the one with the smaller squared error. With the first the weight of the
     /// largest size becomes -8 (the scale takes its sign), with the second ±7.

@@ -3,9 +3,9 @@ using System.Numerics;
 namespace Espalier.Sparsity.Packed;
 
 /// <summary>
-/// One row of a packed matrix as bytes (docs/packed-format.md): a 64-bit mask per 64 columns, in int4 then a bfloat16 scale per 64
-/// columns, then the kept values in the order of their columns (int4: two in a byte, the lower half first; each 64 columns begin on a byte),
-/// then zeros up to a multiple of 8 bytes. Everything is little-endian.
+/// One row of a packed matrix as bytes (docs/packed-format.md): per 64 columns where the kept values belong (a mask, three bits per group of four,
+/// or nothing), then scales of integers in bfloat16, then the kept values in the order of their columns, then zeros up to a multiple of 8
+/// bytes. Everything is little-endian.
 /// </summary>
 internal static unsafe class RowCodec
 {
@@ -17,8 +17,22 @@ internal static unsafe class RowCodec
 
     public static int Blocks(int columns) => (columns + Block - 1) / Block;
 
+    /// <summary>The bytes per block that say where values belong.</summary>
+    public static int PlaceBytes(MatrixCode code) => code switch { MatrixCode.Bitmask => 8, MatrixCode.Dense => 0, _ => TwoOfFour.BlockBytes };
+
+    /// <summary>The scales per block: a dense block of 4-bit values has two.</summary>
+    public static int ScaleCount(MatrixCode code, PackedType type) => (type, code) switch
+    {
+        (PackedType.Int4, MatrixCode.Dense) => 2,
+        (PackedType.Int4, _) or (PackedType.Int8, MatrixCode.Dense) => 1,
+        _ => 0,
+    };
+
+    /// <summary>Whether a row has one float32 scale beside the stream.</summary>
+    public static bool HasRowScales(MatrixCode code, PackedType type) => type is PackedType.Int8 && code is not MatrixCode.Dense;
+
     /// <summary>Where the values begin.</summary>
-    public static int HeaderBytes(PackedType type, int columns) => Blocks(columns) * (type is PackedType.Int4 ? 10 : 8);
+    public static long HeaderBytes(MatrixCode code, PackedType type, int columns) => Blocks(columns) * (long)(PlaceBytes(code) + ScaleCount(code, type) * 2);
 
     /// <summary>The bytes of one block's values.</summary>
     public static int ValueBytes(PackedType type, int kept) => type switch
@@ -29,13 +43,20 @@ internal static unsafe class RowCodec
         _ => (kept + 1) / 2,
     };
 
-    /// <summary>The bytes of a row, from its masks.</summary>
-    public static long RowBytes(PackedType type, int columns, ReadOnlySpan<ulong> masks)
+    /// <summary>The bytes of a row; the masks are asked only for a bit mask.</summary>
+    public static long RowBytes(MatrixCode code, PackedType type, int columns, ReadOnlySpan<ulong> masks)
     {
-        long bytes = HeaderBytes(type, columns);
-        foreach (ulong mask in masks)
+        long bytes = HeaderBytes(code, type, columns);
+        if (code is MatrixCode.Bitmask)
         {
-            bytes += ValueBytes(type, BitOperations.PopCount(mask));
+            foreach (ulong mask in masks)
+            {
+                bytes += ValueBytes(type, BitOperations.PopCount(mask));
+            }
+        }
+        else
+        {
+            bytes += Blocks(columns) * (long)ValueBytes(type, code is MatrixCode.Dense ? Block : Block / 2);
         }
 
         return (bytes + 7) & ~7L;
@@ -51,101 +72,151 @@ internal static unsafe class RowCodec
         }
     }
 
+    /// <summary>The columns of a stored block that have values, as a mask.</summary>
+    public static ulong Mask(MatrixCode code, byte* row, int block) => code switch
+    {
+        MatrixCode.Bitmask => ((ulong*)row)[block],
+        MatrixCode.Dense => ~0ul,
+        _ => TwoOfFour.Read(row + block * (long)TwoOfFour.BlockBytes),
+    };
+
     /// <summary>Writes a row; the memory holds zeros before.</summary>
+    /// <param name="code">How places are named.</param>
     /// <param name="type">The type of the values.</param>
     /// <param name="row">The weights.</param>
     /// <param name="masks">Its masks.</param>
     /// <param name="to">Room for the row.</param>
-    /// <returns>The row's scale (int8), else 1.</returns>
-    public static float Encode(PackedType type, ReadOnlySpan<float> row, ReadOnlySpan<ulong> masks, byte* to)
+    /// <returns>The row's scale (int8 that is not dense), else 1.</returns>
+    public static float Encode(MatrixCode code, PackedType type, ReadOnlySpan<float> row, ReadOnlySpan<ulong> masks, byte* to)
     {
-        masks.CopyTo(new Span<ulong>(to, masks.Length));
-        byte* values = to + HeaderBytes(type, row.Length);
-        float scale = type is PackedType.Int8 ? Quantiser.Int8Scale(row) : 1;
+        byte* values = to + HeaderBytes(code, type, row.Length);
+        ushort* scales = (ushort*)(to + masks.Length * (long)PlaceBytes(code));
+        float rowScale = HasRowScales(code, type) ? Quantiser.Int8Scale(row) : 1;
+        int scaleCount = ScaleCount(code, type);
         Span<float> kept = stackalloc float[Block];
         for (int b = 0; b < masks.Length; b++)
         {
+            ulong mask = Place(code, masks[b], to, b);
             int count = 0;
-            for (ulong mask = masks[b]; mask != 0; mask &= mask - 1)
+            for (ulong left = mask; left != 0; left &= left - 1)
             {
-                kept[count++] = row[b * Block + BitOperations.TrailingZeroCount(mask)];
+                int column = b * Block + BitOperations.TrailingZeroCount(left);
+                kept[count++] = column < row.Length ? row[column] : 0;
             }
 
-            Span<float> block = kept[..count];
-            switch (type)
+            int part = scaleCount == 2 ? Block / 2 : Math.Max(1, count);
+            for (int from = 0; from < count; from += part)
             {
-                case PackedType.Float32:
-                    block.CopyTo(new Span<float>(values, count));
-                    break;
-                case PackedType.BFloat16:
-                    for (int i = 0; i < count; i++)
-                    {
-                        ((ushort*)values)[i] = Quantiser.ToBFloat16(block[i]);
-                    }
+                Span<float> values1 = kept.Slice(from, part);
+                float scale = rowScale;
+                if (scaleCount > 0)
+                {
+                    *scales = type is PackedType.Int4 ? Quantiser.Int4Scale(values1) : Quantiser.Int8BlockScale(values1);
+                    scale = Quantiser.FromBFloat16(*scales++);
+                }
 
-                    break;
-                case PackedType.Float16:
-                    for (int i = 0; i < count; i++)
-                    {
-                        ((Half*)values)[i] = (Half)block[i];
-                    }
-
-                    break;
-                case PackedType.Int8:
-                    for (int i = 0; i < count; i++)
-                    {
-                        values[i] = (byte)Quantiser.Code(block[i], scale, 127, 127);
-                    }
-
-                    break;
-                default:
-                    ushort stored = Quantiser.Int4Scale(block);
-                    ((ushort*)(to + masks.Length * 8))[b] = stored;
-                    for (int i = 0; i < count; i++)
-                    {
-                        values[i / 2] |= (byte)((Quantiser.Code(block[i], Quantiser.FromBFloat16(stored), 8, 7) & 15) << (i % 2 * 4));
-                    }
-
-                    break;
+                for (int i = from; i < from + part; i++)
+                {
+                    Put(code, type, values, i, kept[i], scale);
+                }
             }
 
+            scales += count == 0 ? scaleCount : 0;
             values += ValueBytes(type, count);
         }
 
-        return scale;
+        return rowScale;
     }
 
     /// <summary>Reads a row back.</summary>
+    /// <param name="code">How places are named.</param>
     /// <param name="type">The type of the values.</param>
     /// <param name="from">The row.</param>
-    /// <param name="scale">Its scale (int8).</param>
+    /// <param name="scale">Its scale (int8 that is not dense).</param>
     /// <param name="row">The weights, all columns.</param>
-    public static void Decode(PackedType type, byte* from, float scale, Span<float> row)
+    public static void Decode(MatrixCode code, PackedType type, byte* from, float scale, Span<float> row)
     {
         row.Clear();
-        int blocks = Blocks(row.Length);
-        byte* values = from + HeaderBytes(type, row.Length);
-        for (int b = 0; b < blocks; b++)
+        int blocks = Blocks(row.Length), scaleCount = ScaleCount(code, type);
+        byte* values = from + HeaderBytes(code, type, row.Length);
+        ushort* scales = (ushort*)(from + blocks * (long)PlaceBytes(code));
+        for (int b = 0; b < blocks; b++, scales += scaleCount)
         {
-            ulong mask = ((ulong*)from)[b];
+            ulong mask = Mask(code, from, b);
             int count = BitOperations.PopCount(mask);
-            float blockScale = type is PackedType.Int4 ? Quantiser.FromBFloat16(((ushort*)(from + blocks * 8))[b]) : scale;
             for (int i = 0; i < count; i++, mask &= mask - 1)
             {
-                row[b * Block + BitOperations.TrailingZeroCount(mask)] = Value(type, values, i) * blockScale;
+                int column = b * Block + BitOperations.TrailingZeroCount(mask);
+                if (column < row.Length)
+                {
+                    row[column] = Value(code, type, values, i) * (scaleCount == 0 ? scale : Quantiser.FromBFloat16(scales[i * scaleCount / Block]));
+                }
             }
 
             values += ValueBytes(type, count);
         }
     }
 
-    /// <summary>The i-th value at an address, without its scale.</summary>
-    public static float Value(PackedType type, byte* values, int i) => type switch
+    /// <summary>The i-th value of a block at an address, without its scale.</summary>
+    public static float Value(MatrixCode code, PackedType type, byte* values, int i)
     {
-        PackedType.Float32 => ((float*)values)[i],
-        PackedType.BFloat16 => Quantiser.FromBFloat16(((ushort*)values)[i]),
-        PackedType.Float16 => (float)((Half*)values)[i],
-        PackedType.Int8 => (sbyte)values[i],
-        _ => (sbyte)(values[i / 2] >> (i % 2 * 4) << 4) >> 4,
+        switch (type)
+        {
+            case PackedType.Float32: return ((float*)values)[i];
+            case PackedType.BFloat16: return Quantiser.FromBFloat16(((ushort*)values)[i]);
+            case PackedType.Float16: return (float)((Half*)values)[i];
+            case PackedType.Int8: return (sbyte)values[i];
+            default:
+                (int at, int shift) = Nibble(code, i);
+                return (sbyte)(values[at] >> shift << 4) >> 4;
+        }
+    }
+
+    // Two values in a byte: neighbours behind a bit mask, elsewhere those of a block's first and second half, which needs no shuffle.
+    private static (int At, int Shift) Nibble(MatrixCode code, int i) => code switch
+    {
+        MatrixCode.Bitmask => (i / 2, i % 2 * 4),
+        MatrixCode.Dense => (i % 32, i / 32 * 4),
+        _ => (i % 16, i / 16 * 4),
     };
+
+    private static void Put(MatrixCode code, PackedType type, byte* values, int i, float weight, float scale)
+    {
+        switch (type)
+        {
+            case PackedType.Float32:
+                ((float*)values)[i] = weight;
+                break;
+            case PackedType.BFloat16:
+                ((ushort*)values)[i] = Quantiser.ToBFloat16(weight);
+                break;
+            case PackedType.Float16:
+                ((Half*)values)[i] = (Half)weight;
+                break;
+            case PackedType.Int8:
+                values[i] = (byte)Quantiser.Code(weight, scale, 127, 127);
+                break;
+            default:
+                (int at, int shift) = Nibble(code, i);
+                values[at] |= (byte)((Quantiser.Code(weight, scale, 8, 7) & 15) << shift);
+                break;
+        }
+    }
+
+    // Writes where a block's values belong, and says which columns have one.
+    private static ulong Place(MatrixCode code, ulong mask, byte* row, int block)
+    {
+        switch (code)
+        {
+            case MatrixCode.Bitmask:
+                ((ulong*)row)[block] = mask;
+                return mask;
+            case MatrixCode.Dense:
+                return ~0ul;
+            default:
+                ulong complete = TwoOfFour.Complete(mask);
+                TwoOfFour.Write(complete, row + block * (long)TwoOfFour.BlockBytes);
+                return complete;
+        }
+    }
 }

@@ -18,26 +18,45 @@ public sealed class PackerTests
     private const string Weight = "model.layers.1.mlp.down_proj.weight";
 
     [Theory]
-    [InlineData("f32")]
-    [InlineData("bf16")]
-    [InlineData("f16")]
-    [InlineData("int8")]
-    [InlineData("int4")]
-    public async Task A_reader_in_another_language_and_unpack_read_the_same_numbers(string type)
+    [InlineData("f32", "bitmask", "f32")]
+    [InlineData("bf16", "bitmask", "bf16")]
+    [InlineData("f16", "bitmask", "f16")]
+    [InlineData("f32", "dense", "int8")]
+    [InlineData("int8", "bitmask", "f16")]
+    [InlineData("int4", "bitmask", "int8")]
+    [InlineData("int8", "dense", "keep")]
+    [InlineData("int4", "dense", "bf16")]
+    [InlineData("int8", "2:4", "int8")]
+    [InlineData("int4", "2:4", "int8")]
+    public async Task A_reader_in_another_language_and_unpack_read_the_same_numbers(string type, string code, string head)
     {
         using var folder = new TemporaryFolder();
-        string dense = Dense(folder["dense"], Llama, ScalarType.BFloat16);
-        (await Tool.RunAsync("pack", dense, "--type", type, "--out", folder["packed"])).Code.ShouldBe(ExitCode.Success);
+        string dense = Dense(folder["dense"], Llama, ScalarType.BFloat16, groups: code == "2:4");
+        (await Tool.RunAsync("pack", dense, "--type", type, "--code", code, "--head", head, "--out", folder["packed"])).ShouldSatisfyAllConditions(r => r.Error.ShouldBe(""), r => r.Code.ShouldBe(ExitCode.Success));
         (await Tool.RunAsync("unpack", folder["packed"], "--out", folder["again"])).Code.ShouldBe(ExitCode.Success);
         using Checkpoint source = Checkpoint.Open(dense), again = Checkpoint.Open(folder["again"]);
         again.Names.ShouldBe(source.Names, ignoreOrder: true); // a file's tensors lie in the order of their element sizes
-        float[] unpacked = Floats(again, Weight);
-        if (type is "f32" or "bf16")
+        using PackedSource packed = PackedSource.Open(folder["packed"]);
+        string[] outer = ["model.embed_tokens.weight", "lm_head.weight"];
+        packed.PackedNames.Count(outer.Contains).ShouldBe(head == "keep" ? 0 : 2);
+        foreach (string name in head == "keep" ? [Weight] : (string[])[Weight, .. outer])
         {
-            unpacked.ShouldBe(Floats(source, Weight));
-        }
+            float[] unpacked = Floats(again, name);
+            if ((name == Weight ? type : head) is "f32" or "bf16")
+            {
+                unpacked.ShouldBe(Floats(source, name));
+            }
 
-        MemoryMarshal.Cast<byte, float>(Python(Path.Combine(folder["packed"], Checkpoint.SingleFileName), Weight)).ToArray().ShouldBe(unpacked);
+            using (PackedMatrix matrix = packed.ReadPacked(name))
+            {
+                matrix.Code.ShouldBe(name == Weight ? MatrixCodes.Parse(code) : MatrixCode.Dense);
+                var row = new float[matrix.Columns];
+                matrix.Unpack(5, row);
+                row.ShouldBe(unpacked[(5 * matrix.Columns)..(6 * matrix.Columns)]);
+            }
+
+            MemoryMarshal.Cast<byte, float>(Python(Path.Combine(folder["packed"], Checkpoint.SingleFileName), name)).ToArray().ShouldBe(unpacked);
+        }
     }
 
     [Theory]
@@ -47,7 +66,7 @@ public sealed class PackerTests
     {
         using var folder = new TemporaryFolder();
         string dense = Dense(folder["dense"], config, ScalarType.Float16);
-        PackReport report = Packer.Pack(dense, PackedType.Float16, folder["packed"], SilentProgress.Instance);
+        PackReport report = Packer.Pack(dense, new(PackedType.Float16), folder["packed"], SilentProgress.Instance);
         report.Zeros.ShouldBeInRange(0.35, 0.65);
         report.LogitDifference.ShouldBeLessThan(1e-5);
         using Checkpoint source = Checkpoint.Open(dense);
@@ -67,18 +86,39 @@ public sealed class PackerTests
         using var folder = new TemporaryFolder();
         string dense = Dense(folder["dense"], Llama, ScalarType.BFloat16);
         (await Tool.RunAsync("pack", dense, "--type", "int3", "--out", folder["x"])).Error.ShouldContain("'int3' is no type of packed values");
+        (await Tool.RunAsync("pack", dense, "--type", "int8", "--code", "3:4", "--out", folder["x"])).Error.ShouldContain("'3:4' is no code of packed matrices");
+        (await Tool.RunAsync("pack", dense, "--type", "bf16", "--code", "2:4", "--out", folder["x"])).Error.ShouldContain("There is no 2:4 code of bf16");
+        (await Tool.RunAsync("pack", dense, "--type", "int8", "--code", "2:4", "--out", folder["x"])).Error.ShouldContain("more than two of four columns");
         (await Tool.RunAsync("pack", dense, "--type", "bf16", "--out", dense)).Error.ShouldContain("is the model itself");
         (await Tool.RunAsync("unpack", dense, "--out", folder["x"])).Error.ShouldContain("is no packed model");
-        Packer.Pack(dense, PackedType.Int8, folder["packed"], SilentProgress.Instance);
+        Packer.Pack(dense, new(PackedType.Int8), folder["packed"], SilentProgress.Instance);
         (await Tool.RunAsync("pack", folder["packed"], "--type", "bf16", "--out", folder["x"])).Error.ShouldContain("is packed already");
         Directory.Exists(folder["x"]).ShouldBeFalse();
+        Directory.GetFiles(Path.GetDirectoryName(folder["x"])!, "*.packing").ShouldBeEmpty();
+    }
+
+    [Fact]
+    public void Groups_whose_code_names_no_columns_are_found()
+    {
+        using var folder = new TemporaryFolder();
+        Packer.Pack(Dense(folder["dense"], Llama, ScalarType.BFloat16, groups: true), new(PackedType.Int8) { Code = MatrixCode.TwoOfFour }, folder["packed"], SilentProgress.Instance).Codes.Keys.ShouldBe(["2:4"]);
+        string file = Path.Combine(folder["packed"], Checkpoint.SingleFileName);
+        byte[] bytes = File.ReadAllBytes(file);
+        using (SafeTensorsFile opened = SafeTensorsFile.Open(file))
+        {
+            bytes[bytes.AsSpan().IndexOf(opened.Bytes(Weight + ".packed")[..64])] = 0xFF;
+        }
+
+        File.WriteAllBytes(file, bytes);
+        using PackedSource packed = PackedSource.Open(folder["packed"]);
+        Should.Throw<EspalierException>(() => packed.ReadPacked(Weight).Dispose()).Message.ShouldContain("names no columns");
     }
 
     [Fact]
     public void A_damaged_stream_is_found_before_a_kernel_reads_it()
     {
         using var folder = new TemporaryFolder();
-        Packer.Pack(Dense(folder["dense"], Llama, ScalarType.BFloat16), PackedType.BFloat16, folder["packed"], SilentProgress.Instance);
+        Packer.Pack(Dense(folder["dense"], Llama, ScalarType.BFloat16), new(PackedType.BFloat16), folder["packed"], SilentProgress.Instance);
         string file = Path.Combine(folder["packed"], Checkpoint.SingleFileName);
         byte[] bytes = File.ReadAllBytes(file);
         int stream;
@@ -99,8 +139,8 @@ public sealed class PackerTests
         return [.. source.Read(name, ScalarType.Float32).contiguous().data<float>()];
     }
 
-    // Random weights; of every matrix in a block about half are set to zero.
-    private static string Dense(string folder, string config, ScalarType type)
+    // Random weights; of every matrix in a block about half are set to zero, or two of each four.
+    private static string Dense(string folder, string config, ScalarType type, bool groups = false)
     {
         using var scope = NewDisposeScope();
         ModelConfig parsed = ModelConfig.Parse(config, "test");
@@ -110,7 +150,9 @@ public sealed class PackerTests
         SafeTensorsFile.Save(Path.Combine(folder, Checkpoint.SingleFileName), full.Names.Select(n =>
         {
             Tensor value = full.Read(n);
-            return (n, value.dim() == 2 && (n.Contains("layers.") || n.Contains("h.0.")) ? value * (value.to(ScalarType.Float32) > 0).to(type) : value);
+            bool inBlock = value.dim() == 2 && (n.Contains("layers.") || n.Contains("h.0."));
+            Tensor keep = groups && inBlock ? tensor([.. Enumerable.Range(0, (int)value.shape[1]).Select(j => ((j ^ (j >> 2)) & 1) == 0)]) : value.to(ScalarType.Float32) > 0;
+            return (n, inBlock ? value * keep.to(type) : value);
         }));
         File.Copy(Path.Combine(folder + "-full", ModelConfig.FileName), Path.Combine(folder, ModelConfig.FileName));
         return folder;

@@ -1,0 +1,40 @@
+using System.Runtime.Intrinsics;
+
+namespace Espalier.Sparsity.Packed;
+
+/// <summary>Stored scales of weights times those of inputs, for many blocks at once: one number per block is then left to the inner loop.</summary>
+internal static unsafe class BlockScales
+{
+    /// <summary>The blocks whose products a kernel makes before it multiplies them.</summary>
+    public const int Chunk = 64;
+
+    /// <summary>Multiplies scales.</summary>
+    /// <param name="stored">bfloat16 scales of weights.</param>
+    /// <param name="scales">As many scales of inputs.</param>
+    /// <param name="offsets">As many offsets (<see cref="PackedInput.Offsets"/>).</param>
+    /// <param name="count">How many.</param>
+    /// <param name="products">Room for them.</param>
+    /// <returns>The sum of stored scales × offsets.</returns>
+    public static float Multiply(ushort* stored, float* scales, float* offsets, int count, float* products)
+    {
+        Vector256<float> sums = default;
+        int i = 0;
+        for (; i + 8 <= count; i += 8)
+        {
+            (Vector128<uint> low, Vector128<uint> high) = Vector128.Widen(Vector128.Load(stored + i));
+            Vector256<float> weights = (Vector256.Create(low, high) << 16).AsSingle();
+            (weights * Vector256.Load(scales + i)).Store(products + i);
+            sums += weights * Vector256.Load(offsets + i);
+        }
+
+        float sum = Vector256.Sum(sums);
+        for (; i < count; i++)
+        {
+            float weight = Quantiser.FromBFloat16(stored[i]);
+            products[i] = weight * scales[i];
+            sum += weight * offsets[i];
+        }
+
+        return sum;
+    }
+}
