@@ -49,7 +49,7 @@ internal sealed class InspectCommand : EspalierCommand
             }
         }
 
-        using VisionModel? net = vision ? VisionModel.Load(path) : null;
+        using VisionModel? net = vision ? VisionModel.Outline(VisionConfig.Load(path)) : null;
         context.Show(
             new { path, modelType = config?.ModelType ?? net?.Config.ModelType, macs = net?.Macs, layers = config?.LayerCount ?? net?.Weights.Count, parameters = rows.Sum(r => r.Parameters), bytes = rows.Sum(r => r.Bytes), zeros = rows.Any(r => r.Zeros is null) ? null : rows.Sum(r => r.Zeros), tensors = rows },
             () => Print(context.Console, config, net, rows));

@@ -18,7 +18,8 @@ public static class BatchNormRecalibration
         BatchNormLayer[] norms = [.. model.Layers.OfType<BatchNormLayer>()];
         double[] before = [.. norms.Select(n => n.Momentum)];
         bool training = model.Training;
-        using var _ = no_grad();
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
         foreach (BatchNormLayer norm in norms)
         {
             norm.RunningMean.zero_();
@@ -32,13 +33,14 @@ public static class BatchNormRecalibration
             foreach (Tensor batch in batches)
             {
                 using Tensor images = batch;
+                using var inner = NewDisposeScope();
                 seen++;
                 foreach (BatchNormLayer norm in norms)
                 {
                     norm.Momentum = momentum ?? (1.0 / seen);
                 }
 
-                model.Forward(images).Dispose();
+                model.Forward(images);
             }
         }
         finally

@@ -4,9 +4,13 @@ namespace Espalier.Models.Vision;
 /// The channels of one or several maps that live and die together. Spaces are joined while the graph is built: an addition
 /// makes one space of all that it adds.
 /// </summary>
-internal sealed class ChannelSpace(CoupledKind kind, long count)
+/// <param name="kind">What a channel is.</param>
+/// <param name="count">How many there are.</param>
+/// <param name="order">The place of the layer that makes them.</param>
+internal sealed class ChannelSpace(CoupledKind kind, long count, int order)
 {
     private readonly List<SlicePattern> _writers = [], _norms = [], _readers = [];
+    private readonly int _order = order;
     private ChannelSpace? _joined;
 
     /// <summary>The space that this one has become part of, or itself.</summary>
@@ -53,6 +57,9 @@ internal sealed class ChannelSpace(CoupledKind kind, long count)
         {
             return;
         }
+
+        // The group is called by the layer that comes first.
+        (here, there) = here._order <= there._order ? (here, there) : (there, here);
 
         here._writers.AddRange(there._writers);
         here._norms.AddRange(there._norms);

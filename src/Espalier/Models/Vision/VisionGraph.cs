@@ -16,7 +16,7 @@ internal sealed class VisionGraph
     public VisionGraph(VisionConfig config, Device device)
     {
         (_config, _device) = (config, device);
-        Input = Plain(PlainKind.Input, [], new FeatureShape(config.Channels, config.ImageSize, config.ImageSize), _ => throw new InvalidOperationException("The images are given."), new ChannelSpace(CoupledKind.Channel, config.Channels));
+        Input = Plain(PlainKind.Input, [], new FeatureShape(config.Channels, config.ImageSize, config.ImageSize), _ => throw new InvalidOperationException("The images are given."), Space(CoupledKind.Channel, config.Channels));
         Input.Channels.Fix();
     }
 
@@ -82,14 +82,14 @@ internal sealed class VisionGraph
         IReadOnlyList<int> map = _config.MapOf(name)
             ?? [.. Enumerable.Range(0, (int)channels).Select(c => c - before is var from && from >= 0 && from < input.Shape.Channels ? (int)from : -1)];
         EspalierException.Require(map.All(m => m < input.Shape.Channels), $"The channel map of {name} names channels that its input, {input.Shape}, does not have.");
-        return Placed(new PadShortcutLayer(name, input, map, stride, _device), new ChannelSpace(CoupledKind.Channel, map.Count));
+        return Placed(new PadShortcutLayer(name, input, map, stride, _device), Space(CoupledKind.Channel, map.Count));
     }
 
     public VisionLayer PixelShuffle(VisionLayer input, int factor)
     {
         input.Channels.Fix();
         FeatureShape shape = new(input.Shape.Channels / (factor * factor), input.Shape.Height * factor, input.Shape.Width * factor);
-        var channels = new ChannelSpace(CoupledKind.Channel, shape.Channels);
+        var channels = Space(CoupledKind.Channel, shape.Channels);
         channels.Fix();
         return Plain(PlainKind.PixelShuffle, [input], shape, x => nn.functional.pixel_shuffle(x[0], factor), channels);
     }
@@ -116,7 +116,7 @@ internal sealed class VisionGraph
     {
         EspalierException.Require(qkv.Shape.Channels % (3 * headSize) == 0, $"{qkv.Name} puts out {qkv.Shape.Channels} features, which are not queries, keys and values of whole heads of {headSize}.");
         var attention = new AttentionLayer(name, qkv, headSize);
-        var heads = new ChannelSpace(CoupledKind.AttentionHead, attention.Heads);
+        var heads = Space(CoupledKind.AttentionHead, attention.Heads);
         long part = attention.Shape.Channels;
         qkv.Channels.Fix();
         heads.Write((WeightLayer)qkv, headSize, 0, part, 2 * part);
@@ -128,11 +128,13 @@ internal sealed class VisionGraph
     /// <summary>Ends the net: what it puts out is not cut.</summary>
     public void Output(VisionLayer last) => last.Channels.Fix();
 
+    private ChannelSpace Space(CoupledKind kind, long count) => new(kind, count, _layers.Count);
+
     private VisionLayer Weighted(WeightLayer layer)
     {
         VisionLayer input = layer.Inputs[0];
         input.Channels.Read(layer, input.FeaturesPerChannel);
-        var channels = new ChannelSpace(layer is ConvLayer ? CoupledKind.Channel : CoupledKind.Neuron, layer.Rows);
+        var channels = Space(layer is ConvLayer ? CoupledKind.Channel : CoupledKind.Neuron, layer.Rows);
         channels.Write(layer);
         return Placed(layer, channels);
     }

@@ -63,11 +63,11 @@ public sealed partial class VisionModel
             .Select(t => $"{t.Name} is [{string.Join(", ", source.Info(t.Name).Shape)}] instead of [{string.Join(", ", t.Value.shape)}]")];
         string[] faults = [.. new[] { Fault("missing", missing), Fault("unknown", unknown), Fault("of another shape", misshapen) }.OfType<string>()];
         EspalierException.Require(faults.Length == 0, $"The tensors do not belong to {Config.Fields.Origin} ({Config.ModelType}): {string.Join("; ", faults)}.");
-        using var _ = no_grad();
+        using var frozen = no_grad();
         foreach ((string name, Tensor value) in wanted)
         {
-            using Tensor stored = source.Read(name);
-            value.copy_(stored);
+            using var scope = NewDisposeScope();
+            value.copy_(source.Read(name));
         }
     }
 

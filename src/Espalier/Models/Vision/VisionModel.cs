@@ -68,7 +68,8 @@ public sealed partial class VisionModel : IDisposable
     public static VisionModel Random(VisionConfig config, Seed seed, Device? device = null)
     {
         var model = new VisionModel(config, device ?? CPU);
-        using var _ = no_grad();
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
         foreach (VisionLayer layer in model.Layers)
         {
             using Generator generator = seed.Generator($"initialize {layer.Name}");
@@ -77,6 +78,10 @@ public sealed partial class VisionModel : IDisposable
 
         return model;
     }
+
+    /// <summary>A net without values: shapes, names, groups and multiply-accumulates, and no memory for weights.</summary>
+    /// <param name="config">Its shape.</param>
+    public static VisionModel Outline(VisionConfig config) => new(config, Placement.Meta.Device);
 
     /// <summary>The layer of a name.</summary>
     /// <exception cref="EspalierException">When there is none.</exception>
