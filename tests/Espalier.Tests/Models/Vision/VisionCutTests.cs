@@ -51,7 +51,7 @@ public sealed class VisionCutTests
         using VisionModel first = model.Cut(Remove(("conv1", [1]), ("layer2.0.conv2", [0, 5])));
         using VisionModel twice = first.Cut(Remove(("conv1", [2]), ("layer2.0.conv2", [1])));
         twice.Forward(images).eq(once.Forward(images)).all().item<bool>().ShouldBeTrue();
-        ((PadShortcutLayer)once.Layer("layer2.0.shortcut")).Map.ShouldBe([-1, 1, -1, -1, -1], "channel 2 of the stream, now 1, still feeds channel 4, now 1");
+        ((PadShortcutLayer)once.Layer("layer2.0.shortcut")).Map.ShouldBe([-1, -1, 1, -1, -1], "channel 2 of the stream, now 1, still feeds channel 4, now 2");
     }
 
     [Fact]
