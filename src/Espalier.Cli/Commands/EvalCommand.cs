@@ -64,6 +64,7 @@ internal sealed class EvalCommand : EspalierCommand
         string[] taskData = parsed.GetValue(_taskData) ?? [];
         EspalierException.Require(tasks is not null || taskData.Length == 0, "--task-data is given without --tasks; name the tasks to run.");
         var options = new MultipleChoiceOptions { FewShot = parsed.GetValue(_fewShot), Limit = parsed.GetValue(_limit), Seed = new Seed(parsed.GetValue(_seed)) };
+        IReadOnlyList<TaskData> questions = tasks is null ? [] : TaskWords.Open(tasks, taskData, options, context, cancellation);
         string folder = await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
         if (VisionConfig.IsVision(folder))
         {
@@ -74,7 +75,6 @@ internal sealed class EvalCommand : EspalierCommand
             return ExitCode.Success;
         }
 
-        IReadOnlyList<TaskData> questions = tasks is null ? [] : TaskWords.Open(tasks, taskData, options, context, cancellation);
         using StreamedModel model = StreamedModel.Open(folder);
         Tokenizer tokenizer = Tokenizer.Load(folder);
         int length = parsed.GetValue(_contextLength) ?? Math.Min(model.Config.MaxPositions, LongestContext);
