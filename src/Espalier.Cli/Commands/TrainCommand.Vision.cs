@@ -11,6 +11,9 @@ namespace Espalier.Cli.Commands;
 
 internal sealed partial class TrainCommand
 {
+    private static WeightLayer Masked(VisionModel model, string name) => model.Weights.FirstOrDefault(w => w.WeightName == name)
+        ?? throw new EspalierException($"{SparsityMasks.FileName} has a mask for {name}, which is no weight of this net; it belongs to another one.");
+
     private int TrainVision(ParseResult parsed, TrainingOptions options, string? start, string output, string state, CommandContext context, CancellationToken cancellation)
     {
         string[] data = parsed.GetRequiredValue(_data);
@@ -34,7 +37,7 @@ internal sealed partial class TrainCommand
         using var scope = NewDisposeScope();
         // A pruned checkpoint stays as sparse as it is; masks are stored as matrices.
         Dictionary<string, Tensor>? masks = start is null ? null : SparsityMasks.Load(start).ToDictionary(
-            m => m.Key, m => m.Value.ToTensor(context.Device).view(model.Weights.First(w => w.WeightName == m.Key).Weight.shape));
+            m => m.Key, m => m.Value.ToTensor(context.Device).view(Masked(model, m.Key).Weight.shape));
         TrainingResult result = Guarded(() => training.Run(model, images, masks, cancellation), context);
         model.Save(output);
         Forget(state);

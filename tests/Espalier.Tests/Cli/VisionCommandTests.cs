@@ -36,7 +36,7 @@ public sealed class VisionCommandTests
 
     [Theory]
     [InlineData("answers no tasks", "eval", "NET", "--tasks", "piqa", "--task-data", "piqa=IMAGES/piqa.jsonl")]
-    [InlineData("cannot be --limit", "eval", "NET", "--data", "IMAGES:train", "--limit", "0")]
+    [InlineData("A limit of 0", "eval", "NET", "--data", "IMAGES:train", "--limit", "0")]
     [InlineData("no split \"test\"", "eval", "NET", "--data", "IMAGES:test")]
     [InlineData("one --data", "train", "--config", "NET", "--data", "IMAGES:train", "--data", "IMAGES:train", "--out", "OUT")]
     [InlineData("class 1, but the net tells only 1", "train", "--config", "ONE", "--data", "IMAGES:train", "--out", "OUT")]
