@@ -9,32 +9,34 @@ using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Evaluation.Tasks;
 using Espalier.Models;
+using Espalier.Models.Vision;
 using Espalier.Runtime;
 
 namespace Espalier.Cli.Commands;
 
-/// <summary><c>espalier eval</c>: how well a model predicts a text and answers multiple-choice tasks.</summary>
+/// <summary><c>espalier eval</c>: how well a model predicts a text and answers multiple-choice tasks, or names images.</summary>
 internal sealed class EvalCommand : EspalierCommand
 {
     private const int LongestContext = 4096;
 
     private readonly Argument<string?> _model = new("MODEL") { Description = "A model's folder or a hub id; --tasks list needs none.", Arity = ArgumentArity.ZeroOrOne };
-    private readonly Option<string?> _data = new("--data") { Description = $"Measures perplexity on this text: {Inputs.DataForms}.", HelpName = "data" };
+    private readonly Option<string?> _data = new("--data") { Description = $"Measures perplexity on this text: {Inputs.DataForms}. A vision net: its accuracy on these images, {VisionWords.DataForms}.", HelpName = "data" };
     private readonly Option<int> _windows = new("--windows") { Description = "The most windows; 0 takes all.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _contextLength = new("--context") { Description = "Tokens per window (default: the model's context, at most 4096).", HelpName = "N" };
     private readonly Option<string?> _tasks = new("--tasks") { Description = "Multiple-choice tasks, with commas between; \"list\" prints those there are.", HelpName = "names" };
     private readonly Option<string[]> _taskData = new("--task-data") { Description = "A task's data, if not its usual hub id: a .parquet or .jsonl file, a folder, or a hub id. May be given for each task.", HelpName = "task=data" };
     private readonly Option<int> _fewShot = new("--few-shot") { Description = "Solved examples before each question, from the task's train split.", HelpName = "K", DefaultValueFactory = _ => 0 };
-    private readonly Option<int?> _limit = new("--limit") { Description = "Only the first N questions of each task.", HelpName = "N" };
+    private readonly Option<int?> _limit = new("--limit") { Description = "Only the first N questions of each task, or the first N images.", HelpName = "N" };
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of the draw of examples.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<string?> _output = new("--output") { Description = "Writes the result to this file too, as JSON.", HelpName = "file" };
 
     public EvalCommand()
-        : base("eval", "Measures perplexity (windows of a text that do not overlap, each scored alone) and multiple-choice tasks (by likelihood).",
+        : base("eval", "Measures perplexity (windows of a text that do not overlap, each scored alone) and multiple-choice tasks (by likelihood); of a vision net, accuracy.",
             "espalier eval ./llama-50 --data Salesforce/wikitext:wikitext-2-v1:test",
             "espalier eval ./llama-50 --data reviews.jsonl --windows 64 --context 256 --json",
             "espalier eval ./llama-50 --tasks arc_easy,piqa,winogrande --limit 500 --output results.json",
             "espalier eval ./llama-50 --tasks arc_easy --task-data arc_easy=./arc.jsonl",
+            "espalier eval ./resnet20 --data uoft-cs/cifar10:test",
             "espalier eval --tasks list")
     {
         Add(_model);
@@ -64,6 +66,15 @@ internal sealed class EvalCommand : EspalierCommand
         var options = new MultipleChoiceOptions { FewShot = parsed.GetValue(_fewShot), Limit = parsed.GetValue(_limit), Seed = new Seed(parsed.GetValue(_seed)) };
         IReadOnlyList<TaskData> questions = tasks is null ? [] : TaskWords.Open(tasks, taskData, options, context, cancellation);
         string folder = await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
+        if (VisionConfig.IsVision(folder))
+        {
+            EspalierException.Require(tasks is null && reference is not null, $"{word} is a vision net, which answers no tasks; give --data with images.");
+            JsonObject accuracy = VisionWords.Evaluate(word, folder, reference, options.Limit, context, cancellation);
+            Write(output, accuracy);
+            context.Show(accuracy, () => VisionWords.Print(context, accuracy));
+            return ExitCode.Success;
+        }
+
         using StreamedModel model = StreamedModel.Open(folder);
         Tokenizer tokenizer = Tokenizer.Load(folder);
         int length = parsed.GetValue(_contextLength) ?? Math.Min(model.Config.MaxPositions, LongestContext);
@@ -88,13 +99,17 @@ internal sealed class EvalCommand : EspalierCommand
             }
         }
 
+        Write(output, value);
+        context.Show(value, () => Print(context, perplexity, length, time, results, options.FewShot));
+        return ExitCode.Success;
+    }
+
+    private static void Write(string? output, JsonObject value)
+    {
         if (output is not null)
         {
             AtomicFile.WriteText(output, value.ToJsonString(new JsonSerializerOptions(JsonEvents.Options) { WriteIndented = true }) + "\n");
         }
-
-        context.Show(value, () => Print(context, perplexity, length, time, results, options.FewShot));
-        return ExitCode.Success;
     }
 
     private static JsonObject Figures(string model, string data, PerplexityResult result, int length, TimeSpan time) => JsonSerializer.SerializeToNode(

@@ -3,6 +3,7 @@ using System.Globalization;
 using Espalier.Checkpoints;
 using Espalier.Checkpoints.Gguf;
 using Espalier.Models;
+using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Spectre.Console;
@@ -32,7 +33,8 @@ internal sealed class InspectCommand : EspalierCommand
     {
         string word = parsed.GetRequiredValue(_model);
         string path = File.Exists(word) ? word : await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
-        ModelConfig? config = File.Exists(Path.Combine(path, ModelConfig.FileName)) ? ModelConfig.Load(path) : null;
+        bool vision = VisionConfig.IsVision(path);
+        ModelConfig? config = !vision && File.Exists(Path.Combine(path, ModelConfig.FileName)) ? ModelConfig.Load(path) : null;
         using IDisposable opened = path.EndsWith(GgufFile.Extension, StringComparison.OrdinalIgnoreCase) && File.Exists(path) ? GgufFile.Open(path) : Checkpoint.Open(path);
         var checkpoint = (ITensorSource)opened;
         var rows = new List<Row>();
@@ -47,17 +49,23 @@ internal sealed class InspectCommand : EspalierCommand
             }
         }
 
+        using VisionModel? net = vision ? VisionModel.Outline(VisionConfig.Load(path)) : null;
         context.Show(
-            new { path, modelType = config?.ModelType, layers = config?.LayerCount, parameters = rows.Sum(r => r.Parameters), bytes = rows.Sum(r => r.Bytes), zeros = rows.Any(r => r.Zeros is null) ? null : rows.Sum(r => r.Zeros), tensors = rows },
-            () => Print(context.Console, config, rows));
+            new { path, modelType = config?.ModelType ?? net?.Config.ModelType, macs = net?.Macs, layers = config?.LayerCount ?? net?.Weights.Count, parameters = rows.Sum(r => r.Parameters), bytes = rows.Sum(r => r.Bytes), zeros = rows.Any(r => r.Zeros is null) ? null : rows.Sum(r => r.Zeros), tensors = rows },
+            () => Print(context.Console, config, net, rows));
         return ExitCode.Success;
     }
 
-    private static void Print(IAnsiConsole console, ModelConfig? config, List<Row> rows)
+    private static void Print(IAnsiConsole console, ModelConfig? config, VisionModel? net, List<Row> rows)
     {
         if (config is not null)
         {
             console.MarkupLineInterpolated($"{config.ModelType}: {config.LayerCount} layers, width {config.HiddenSize}, {config.HeadCount} heads ({config.KeyValueHeadCount} key-value), {Text.Count(config.VocabSize)} tokens, context {Text.Count(config.MaxPositions)}");
+        }
+
+        if (net is not null)
+        {
+            console.MarkupLineInterpolated($"{net.Config.ModelType}: {net.Weights.Count} layers with weights, images {net.Layers[0].Shape}, {Text.Count(net.Macs)} multiply-accumulates, {net.Groups.Count} groups of channels that can be cut");
         }
 
         var table = new Table().Border(TableBorder.Minimal).AddColumn("tensor").AddColumn("type").AddColumn("shape")

@@ -1,8 +1,10 @@
 using System.CommandLine;
 using System.Globalization;
+using System.Text.Json.Nodes;
 using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Models;
+using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Espalier.Training;
@@ -10,19 +12,20 @@ using static TorchSharp.torch;
 
 namespace Espalier.Cli.Commands;
 
-/// <summary><c>espalier train</c>: trains a language model, from random weights or from a checkpoint.</summary>
-internal sealed class TrainCommand : EspalierCommand
+/// <summary><c>espalier train</c>: trains a language model or a vision net, from random weights or from a checkpoint.</summary>
+internal sealed partial class TrainCommand : EspalierCommand
 {
     private const string StateFolderName = "training-state", LogFolderName = "training-log";
 
     private readonly Option<string> _config = new("--config") { Description = "A config.json to start from random weights, or a model (folder or hub id) to go on from.", HelpName = "file|MODEL", Required = true };
     private readonly Option<string?> _tokenizer = new("--tokenizer") { Description = "The tokeniser's folder (default: the model's own).", HelpName = "folder" };
-    private readonly Option<string[]> _data = new("--data") { Description = $"The training text: {Inputs.DataForms}; may be given several times.", HelpName = "data", Required = true };
-    private readonly Option<string?> _evalData = new("--eval-data") { Description = "Text to measure perplexity on at the end.", HelpName = "data" };
+    private readonly Option<string[]> _data = new("--data") { Description = $"The training text: {Inputs.DataForms}; may be given several times. For a vision net the images, once: {VisionWords.DataForms}.", HelpName = "data", Required = true };
+    private readonly Option<string?> _evalData = new("--eval-data") { Description = "Text to measure perplexity on at the end, or images to measure accuracy on.", HelpName = "data" };
     private readonly Option<int> _evalWindows = new("--eval-windows") { Description = "The most evaluation windows; 0 takes all.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<string> _out = new("--out", "-o") { Description = "The output folder.", HelpName = "folder", Required = true };
-    private readonly Option<int> _batch = new("--batch") { Description = "Windows per step.", HelpName = "N", DefaultValueFactory = _ => 16 };
+    private readonly Option<int> _batch = new("--batch") { Description = "Windows or images per step.", HelpName = "N", DefaultValueFactory = _ => 16 };
     private readonly Option<int> _length = new("--length") { Description = "Tokens per window.", HelpName = "N", DefaultValueFactory = _ => 256 };
+    private readonly Option<string> _augment = new Option<string>("--augment") { Description = "Vision nets: how images are changed by chance; cifar pads by 4 pixels, crops and flips.", HelpName = "word", DefaultValueFactory = _ => "none" }.AcceptOnlyFromAmong("none", "cifar");
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of weights and order.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _stopAfter = new("--stop-after") { Description = "Ends after so many steps of a schedule laid out for --steps.", HelpName = "N" };
     private readonly Option<bool> _resume = new("--resume") { Description = "Goes on where a stopped run with the same words left off." };
@@ -30,12 +33,13 @@ internal sealed class TrainCommand : EspalierCommand
     private readonly TrainingWords _words = new();
 
     public TrainCommand()
-        : base("train", "Trains a language model, from random weights or from a checkpoint, and writes it for other tools to load.",
+        : base("train", "Trains a language model or a vision net, from random weights or from a checkpoint, and writes it for other tools to load.",
             "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine",
             "espalier train --config ./mine --data more.jsonl --steps 500 --lr 2e-4 --schedule cosine --warmup 50 --out ./more",
-            "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine --resume")
+            "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine --resume",
+            "espalier train --config resnet20.json --data uoft-cs/cifar10:train --augment cifar --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --out ./net")
     {
-        foreach (Option option in new Option[] { _config, _tokenizer, _data, _evalData, _evalWindows, _batch, _length })
+        foreach (Option option in new Option[] { _config, _tokenizer, _data, _evalData, _evalWindows, _batch, _length, _augment })
         {
             Add(option);
         }
@@ -60,6 +64,13 @@ internal sealed class TrainCommand : EspalierCommand
         EspalierException.Require(!resume || TrainingLoop.HasState(state), $"{output} holds no unfinished training to go on with; leave --resume out.");
 
         string? start = await StartAsync(parsed.GetRequiredValue(_config), context, cancellation).ConfigureAwait(false);
+        string config = parsed.GetRequiredValue(_config);
+        if (start is null ? VisionConfig.IsVisionFile(config) : VisionConfig.IsVision(start))
+        {
+            return TrainVision(parsed, options, start, output, state, context, cancellation);
+        }
+
+        EspalierException.Require(parsed.GetValue(_augment) == "none", "--augment changes images, and this is a language model; leave it out.");
         string tokenizerFolder = parsed.GetValue(_tokenizer) ?? start
             ?? throw new EspalierException("A model from random weights has no tokeniser of its own; name one with --tokenizer.");
         Tokenizer tokenizer = Tokenizer.Load(tokenizerFolder);
@@ -84,15 +95,32 @@ internal sealed class TrainCommand : EspalierCommand
         };
         TrainingResult result = Train(training, model, tokens, start, context, cancellation);
         LanguageModelTraining.Save(model, output, TypeOf(parsed.GetRequiredValue(_type)), tokenizerFolder);
+        Forget(state);
+        PerplexityResult? quality = Evaluate(parsed, model, tokenizer, context, cancellation);
+        Show(output, model.ParameterCount, result, quality, null, context);
+        return ExitCode.Success;
+    }
+
+    private static void Forget(string state)
+    {
         if (Directory.Exists(state))
         {
             // The checkpoint is on the disk; the optimiser's state is of no further use.
             Directory.Delete(state, recursive: true);
         }
+    }
 
-        PerplexityResult? quality = Evaluate(parsed, model, tokenizer, context, cancellation);
-        Show(output, model, result, quality, context);
-        return ExitCode.Success;
+    private static TrainingResult Guarded(Func<TrainingResult> train, CommandContext context)
+    {
+        try
+        {
+            return train();
+        }
+        catch (OperationCanceledException)
+        {
+            context.Progress.Say("The state is saved; the same command with --resume goes on from here.");
+            throw;
+        }
     }
 
     /// <summary>The folder of a checkpoint to start from, or null for a configuration file.</summary>
@@ -114,12 +142,7 @@ internal sealed class TrainCommand : EspalierCommand
             : null;
         try
         {
-            return training.Run(model, tokens, masks, context.Device, cancellation);
-        }
-        catch (OperationCanceledException)
-        {
-            context.Progress.Say("The state is saved; the same command with --resume goes on from here.");
-            throw;
+            return Guarded(() => training.Run(model, tokens, masks, context.Device, cancellation), context);
         }
         finally
         {
@@ -142,11 +165,11 @@ internal sealed class TrainCommand : EspalierCommand
         return Perplexity.Evaluate(model, stack([.. windows.Select(w => tensor(w))]), progress: context.Progress, cancellation: cancellation);
     }
 
-    private static void Show(string output, LanguageModel model, TrainingResult result, PerplexityResult? quality, CommandContext context) => context.Show(
+    private static void Show(string output, long parameters, TrainingResult result, PerplexityResult? quality, JsonObject? accuracy, CommandContext context) => context.Show(
         new
         {
             folder = output,
-            parameters = model.ParameterCount,
+            parameters,
             result.Steps,
             result.FinalLoss,
             result.BestLoss,
@@ -155,6 +178,7 @@ internal sealed class TrainCommand : EspalierCommand
             result.Seconds,
             perplexity = quality?.Value,
             perplexityWindows = quality?.Segments,
+            accuracy = (double?)accuracy?["accuracy"],
         },
         () =>
         {
@@ -164,6 +188,11 @@ internal sealed class TrainCommand : EspalierCommand
             if (quality is not null)
             {
                 context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"perplexity {quality.Value:0.##} on {quality.Segments} evaluation windows"));
+            }
+
+            if (accuracy is not null)
+            {
+                VisionWords.Print(context, accuracy);
             }
 
             context.Output.WriteLine($"written to {output}");

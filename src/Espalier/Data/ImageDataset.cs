@@ -8,7 +8,7 @@ namespace Espalier.Data;
 /// <param name="GreySize">Height and width of an image that is not encoded; null for an encoded one.</param>
 public sealed record LabelledImage(ReadOnlyMemory<byte> Bytes, int Label, (int Height, int Width)? GreySize = null);
 
-/// <summary>Images with classes, from parquet (as on the hub) or idx files (MNIST and its kin), read lazily. Decoding is the reader's affair.</summary>
+/// <summary>Images with classes, from parquet (as on the hub), idx files (MNIST and its kin) or a folder per class, read lazily; <see cref="ImageTensors"/> decodes them.</summary>
 public sealed class ImageDataset
 {
     private readonly Func<IEnumerable<LabelledImage>> read;
@@ -41,6 +41,11 @@ public sealed class ImageDataset
         if (Directory.Exists(root) && Directory.EnumerateFiles(root).Where(IsIdxImages).Order(StringComparer.Ordinal).ToArray() is { Length: > 0 } idx)
         {
             return OpenIdx(reference, idx);
+        }
+
+        if (Directory.Exists(root) && ImageFolders.Find(root, reference.Split) is { } folders)
+        {
+            return new ImageDataset(reference.ToString(), folders.Count, () => folders.Select(f => new LabelledImage(File.ReadAllBytes(f.Path), f.Label)));
         }
 
         ParquetTable[] tables = [.. DataFiles.Find(reference, resolveHubDataset, [".parquet"]).Select(ParquetTable.Open)];

@@ -18,6 +18,9 @@ public enum CoupledKind
 
     /// <summary>One channel of the residual stream, through the whole model.</summary>
     HiddenChannel,
+
+    /// <summary>One channel of a feature map, in every convolution that writes or reads it.</summary>
+    Channel,
 }
 
 /// <summary>A run of rows, columns or entries of one tensor.</summary>
@@ -122,6 +125,7 @@ public sealed record CoupledGroup(CoupledKind Kind, string Owner, int Count, IRe
         CoupledKind.AttentionHead => "attention head",
         CoupledKind.KeyValueGroup => "key-value group",
         CoupledKind.Neuron => "neuron",
+        CoupledKind.Channel => "channel",
         _ => "hidden channel",
     };
 }

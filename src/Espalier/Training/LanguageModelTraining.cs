@@ -51,7 +51,7 @@ public sealed class LanguageModelTraining(TrainingOptions options)
         using var loop = new TrainingLoop(options, trainable, new LanguageModelObjective(model, (step, micro) => text.Batch((step * options.Accumulation) + micro).to(device)))
         {
             Masks = masks,
-            Hooks = StopAfter is { } last ? [new StopHook(last)] : [],
+            Hooks = StopAfter is { } last ? [new StopAfter(last)] : [],
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,
@@ -83,18 +83,5 @@ public sealed class LanguageModelTraining(TrainingOptions options)
         }
 
         writer.Commit();
-    }
-
-    private sealed class StopHook(int last) : ITrainingHook
-    {
-        public string Name => "stop after";
-
-        public void AfterStep(TrainingStep step)
-        {
-            if (step.Index + 1 >= last)
-            {
-                step.Stop();
-            }
-        }
     }
 }

@@ -1,10 +1,9 @@
-using TorchSharp.Modules;
 using static TorchSharp.torch;
 
 namespace Espalier.Training;
 
-/// <summary>A copy of the trained weights from a step whose loss and gradients were sound, to go back to when a run fails.</summary>
-internal sealed class LastGoodWeights(IReadOnlyList<(string Name, Parameter Value)> trainable) : IDisposable
+/// <summary>A copy of the trained weights (and buffers) from a step whose loss and gradients were sound, to go back to when a run fails.</summary>
+internal sealed class LastGoodWeights(IReadOnlyList<Tensor> weights) : IDisposable
 {
     private Tensor[]? _copies;
 
@@ -16,10 +15,10 @@ internal sealed class LastGoodWeights(IReadOnlyList<(string Name, Parameter Valu
     {
         using var frozen = no_grad();
         using var scope = NewDisposeScope();
-        _copies ??= [.. trainable.Select(t => empty_like(t.Value).requires_grad_(false).DetachFromDisposeScope())];
+        _copies ??= [.. weights.Select(w => empty_like(w).requires_grad_(false).DetachFromDisposeScope())];
         for (int i = 0; i < _copies.Length; i++)
         {
-            _copies[i].copy_(trainable[i].Value);
+            _copies[i].copy_(weights[i]);
         }
 
         Step = step;
@@ -30,9 +29,9 @@ internal sealed class LastGoodWeights(IReadOnlyList<(string Name, Parameter Valu
     {
         using var frozen = no_grad();
         using var scope = NewDisposeScope();
-        for (int i = 0; Step is not null && i < trainable.Count; i++)
+        for (int i = 0; Step is not null && i < weights.Count; i++)
         {
-            trainable[i].Value.copy_(_copies![i]);
+            weights[i].copy_(_copies![i]);
         }
     }
 

@@ -5,7 +5,7 @@ namespace Espalier.Training;
 
 /// <summary>
 /// Stochastic gradient descent with momentum and PyTorch's semantics: weight decay is added to the gradient, the momentum
-/// buffer starts as the first gradient (no dampening), the learning rate multiplies the buffer. State: one tensor per
+/// buffer starts as the first gradient (no dampening), the learning rate multiplies the buffer (with Nesterov: gradient + momentum · buffer). State: one tensor per
 /// parameter, none without momentum.
 /// </summary>
 public sealed class Sgd : IOptimizer
@@ -14,19 +14,21 @@ public sealed class Sgd : IOptimizer
     private readonly Moments _moments;
     private readonly double _momentum;
     private readonly double _weightDecay;
+    private readonly bool _nesterov;
 
     /// <summary>Makes the optimiser; state is allocated with the first gradient of each parameter.</summary>
     /// <param name="parameters">What it changes.</param>
     /// <param name="momentum">The share of the buffer that stays each step.</param>
     /// <param name="weightDecay">This share of the weight is added to its gradient.</param>
-    public Sgd(IReadOnlyList<OptimizedParameter> parameters, double momentum = 0, double weightDecay = 0)
+    /// <param name="nesterov">Whether the step looks ahead along the buffer; needs momentum.</param>
+    public Sgd(IReadOnlyList<OptimizedParameter> parameters, double momentum = 0, double weightDecay = 0, bool nesterov = false)
     {
-        (_parameters, _momentum, _weightDecay) = (parameters, momentum, weightDecay);
+        (_parameters, _momentum, _weightDecay, _nesterov) = (parameters, momentum, weightDecay, nesterov);
         _moments = momentum == 0 ? new Moments(parameters) : new Moments(parameters, "momentum");
     }
 
     /// <inheritdoc/>
-    public string Description => string.Create(CultureInfo.InvariantCulture, $"sgd momentum={_momentum:R} weight decay={_weightDecay:R}");
+    public string Description => string.Create(CultureInfo.InvariantCulture, $"sgd momentum={_momentum:R} weight decay={_weightDecay:R}{(_nesterov ? " nesterov" : "")}");
 
     /// <inheritdoc/>
     public void Step(double learningRate)
@@ -47,7 +49,8 @@ public sealed class Sgd : IOptimizer
             {
                 // The buffer is zero before the first update, so this gives it the first gradient itself.
                 Tensor buffer = _moments.Advance(i).Slots[0];
-                direction = buffer.mul_(_momentum).add_(direction);
+                buffer.mul_(_momentum).add_(direction);
+                direction = _nesterov ? direction.add(buffer, _momentum) : buffer;
             }
 
             parameter.Value.add_(direction, -learningRate * parameter.Group.RateMultiplier);

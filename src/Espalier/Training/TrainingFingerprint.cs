@@ -15,7 +15,9 @@ internal sealed class TrainingFingerprint
     {
         Add("the number of steps", options.Steps);
         Add("the learning rate", options.LearningRate);
-        Add("the schedule", options.Schedule);
+        Add("the schedule", options.Schedule == "multistep"
+            ? string.Create(CultureInfo.InvariantCulture, $"multistep at {string.Join(" and ", options.Milestones.Select(m => m.ToString("R", CultureInfo.InvariantCulture)))} × {options.MilestoneFactor:R}")
+            : options.Schedule);
         Add("the number of warm-up steps", options.Warmup);
         Add("the norm that gradients are clipped to", options.ClipNorm);
         Add("the number of accumulated micro-batches", options.Accumulation);

@@ -21,7 +21,7 @@ public sealed class TrainingLoop : IDisposable
     private readonly List<double> _losses = [];
     private readonly Stopwatch _clock = new();
     private readonly LossWatch _watch;
-    private readonly LastGoodWeights _lastGood;
+    private LastGoodWeights? _lastGood;
     private KeepMasks? _masks;
     private IOptimizer? _optimizer;
     private TrainingState? _state;
@@ -44,7 +44,6 @@ public sealed class TrainingLoop : IDisposable
         Trainable = trainable;
         _objective = objective;
         _watch = new LossWatch(options.StopLossFactor, options.Warmup);
-        _lastGood = new LastGoodWeights(trainable);
     }
 
     /// <summary>Makes a loop whose objective is a function of (step, micro-batch).</summary>
@@ -65,6 +64,9 @@ public sealed class TrainingLoop : IDisposable
 
     /// <summary>For some trainable names, which weights stay (true or 1) and which remain exactly zero; shaped like the parameter.</summary>
     public IReadOnlyDictionary<string, Tensor>? Masks { get; init; }
+
+    /// <summary>Tensors that the forward pass itself changes, by unique names: running statistics of batch norms. They are saved, resumed and put back like weights.</summary>
+    public IReadOnlyList<(string Name, Tensor Value)> Buffers { get; init; } = [];
 
     /// <summary>The learning-rate and decay multipliers of a parameter, by name; null gives every one 1.</summary>
     public Func<string, ParameterGroup>? Groups { get; init; }
@@ -139,8 +141,10 @@ public sealed class TrainingLoop : IDisposable
     {
         _optimizer?.Dispose();
         _masks?.Dispose();
-        _lastGood.Dispose();
+        _lastGood?.Dispose();
     }
+
+    private LastGoodWeights LastGood => _lastGood ??= new LastGoodWeights([.. Trainable.Select(t => (Tensor)t.Value), .. Buffers.Select(b => b.Value)]);
 
     private KeepMasks Started => _masks ?? throw new InvalidOperationException("The loop holds masks only while it runs.");
 
@@ -156,12 +160,12 @@ public sealed class TrainingLoop : IDisposable
         _masks = new KeepMasks(Trainable, Masks);
         OptimizedParameter[] parameters = [.. Trainable.Select(t => new OptimizedParameter(t.Name, t.Value, Groups?.Invoke(t.Name) ?? new ParameterGroup()))];
         _optimizer = OptimizerFactory?.Invoke(parameters) ?? (Options.Optimizer == "sgd"
-            ? new Sgd(parameters, Options.Momentum, Options.WeightDecay)
+            ? new Sgd(parameters, Options.Momentum, Options.WeightDecay, Options.Nesterov)
             : new AdamW(parameters, Options.Beta1, Options.Beta2, Options.Epsilon, Options.WeightDecay));
         if (StateFolder is not null)
         {
             var fingerprint = new TrainingFingerprint(Options, _optimizer.Description, parameters, _masks, Hooks, Identity);
-            _state = new TrainingState(StateFolder, fingerprint, Trainable, _optimizer, _masks, Hooks);
+            _state = new TrainingState(StateFolder, fingerprint, Trainable, Buffers, _optimizer, _masks, Hooks);
         }
     }
 
@@ -228,9 +232,9 @@ public sealed class TrainingLoop : IDisposable
             Gradients.Clip(Trainable, norm.Value, limit);
         }
 
-        if (KeepGoodEvery > 0 && (index % KeepGoodEvery == 0 || _lastGood.Step is null))
+        if (KeepGoodEvery > 0 && (index % KeepGoodEvery == 0 || LastGood.Step is null))
         {
-            _lastGood.Keep(index);
+            LastGood.Keep(index);
         }
 
         Optimizer.Step(step.LearningRate);
@@ -325,7 +329,7 @@ public sealed class TrainingLoop : IDisposable
         }
 
         GoBack();
-        string memory = _lastGood.Step is { } kept ? $"the weights are back as they were before step {kept}" : "the weights are as that step found them";
+        string memory = LastGood.Step is { } kept ? $"the weights are back as they were before step {kept}" : "the weights are as that step found them";
         string disk = _savedStep is { } saved ? $"the last good state on disk is that of step {saved} in {StateFolder}" : "no state is on disk";
         throw new EspalierException($"{fault} at step {step} of {Options.Steps}; {memory}, and {disk}: lower the learning rate, lengthen the warm-up or clip gradients.");
     }
@@ -333,7 +337,7 @@ public sealed class TrainingLoop : IDisposable
     private void GoBack()
     {
         Gradients.Clear(Trainable);
-        _lastGood.Restore();
+        LastGood.Restore();
         Started.ApplyToWeights();
     }
 }

@@ -73,13 +73,37 @@ public sealed record TrainingOptions
         init => field = Checked(value, value is >= 0 and < 1, "The momentum", "from 0 up to but not including 1");
     }
 
-    /// <summary><c>constant</c>, <c>linear</c> (default: down to 0) or <c>cosine</c> (down to 0), each after the warm-up.</summary>
+    /// <summary>SGD: Nesterov's step along gradient + momentum · buffer. Default false.</summary>
+    public bool Nesterov { get; init; }
+
+    /// <summary><c>constant</c>, <c>linear</c> (default: down to 0), <c>cosine</c> (down to 0) or <c>multistep</c> (at each of <see cref="Milestones"/> times <see cref="MilestoneFactor"/>), each after the warm-up.</summary>
     /// <exception cref="EspalierException">For other words.</exception>
     public string Schedule
     {
         get;
-        init => field = Checked(value, value is "constant" or "linear" or "cosine", "The schedule", "constant, linear or cosine");
+        init => field = Checked(value, value is "constant" or "linear" or "cosine" or "multistep", "The schedule", "constant, linear, cosine or multistep");
     } = "linear";
+
+    /// <summary>For <c>multistep</c>: the shares of the steps after which the learning rate falls, ascending. Default 0.5 and 0.75, as on CIFAR.</summary>
+    /// <exception cref="EspalierException">Unless ascending within (0, 1).</exception>
+    public IReadOnlyList<double> Milestones
+    {
+        get;
+        init
+        {
+            bool ascends = value.Zip(value.Skip(1)).All(p => p.First < p.Second) && value.All(m => m is > 0 and < 1);
+            EspalierException.Require(ascends, $"The milestones cannot be {string.Join(", ", value.Select(v => Text(v)))}; they must ascend between 0 and 1, for example 0.5 and 0.75.");
+            field = value;
+        }
+    } = [0.5, 0.75];
+
+    /// <summary>For <c>multistep</c>: what the learning rate is multiplied by at each milestone. Default 0.1.</summary>
+    /// <exception cref="EspalierException">Unless between 0 and 1.</exception>
+    public double MilestoneFactor
+    {
+        get;
+        init => field = Checked(value, value is > 0 and < 1, "The factor at milestones", "between 0 and 1, for example 0.1");
+    } = 0.1;
 
     /// <summary>The share of steps that warm the learning rate up, rounded up to whole steps (PERP's retraining uses 0.1). Default 0.</summary>
     /// <exception cref="EspalierException">Outside [0, 1].</exception>
@@ -152,6 +176,8 @@ public sealed record TrainingOptions
             $"A warm-up of {Warmup} steps does not fit into {Steps} steps of training; shorten it or train longer.");
         EspalierException.Require(Optimizer == "sgd" || Momentum == 0,
             $"A momentum of {Text(Momentum)} was given, but the optimizer {Optimizer} has none; set beta1, or use sgd.");
+        EspalierException.Require(!Nesterov || (Optimizer == "sgd" && Momentum > 0),
+            "Nesterov's step was asked for, but it needs the optimizer sgd with a momentum above 0; give both, for example a momentum of 0.9.");
         return this;
     }
 

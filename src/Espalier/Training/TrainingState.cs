@@ -26,15 +26,16 @@ internal sealed class TrainingState
     private readonly string _path;
     private readonly TrainingFingerprint _fingerprint;
     private readonly IReadOnlyList<(string Name, Parameter Value)> _trainable;
+    private readonly IReadOnlyList<(string Name, Tensor Value)> _buffers;
     private readonly IOptimizer _optimizer;
     private readonly KeepMasks _masks;
     private readonly IReadOnlyList<ITrainingHook> _hooks;
 
     public TrainingState(
-        string folder, TrainingFingerprint fingerprint, IReadOnlyList<(string Name, Parameter Value)> trainable, IOptimizer optimizer, KeepMasks masks, IReadOnlyList<ITrainingHook> hooks)
+        string folder, TrainingFingerprint fingerprint, IReadOnlyList<(string Name, Parameter Value)> trainable, IReadOnlyList<(string Name, Tensor Value)> buffers, IOptimizer optimizer, KeepMasks masks, IReadOnlyList<ITrainingHook> hooks)
     {
         _path = Path.Combine(folder, FileName);
-        (_fingerprint, _trainable, _optimizer, _masks, _hooks) = (fingerprint, trainable, optimizer, masks, hooks);
+        (_fingerprint, _trainable, _buffers, _optimizer, _masks, _hooks) = (fingerprint, trainable, buffers, optimizer, masks, hooks);
     }
 
     /// <summary>Writes the state over the one before.</summary>
@@ -45,6 +46,7 @@ internal sealed class TrainingState
         using var frozen = no_grad();
         var tensors = new List<(string, Tensor)>();
         tensors.AddRange(_trainable.Select(t => ($"parameter.{t.Name}", (Tensor)t.Value)));
+        tensors.AddRange(_buffers.Select(b => ($"buffer.{b.Name}", b.Value)));
         tensors.AddRange(_optimizer.SaveState().Select(t => ($"optimizer.{t.Name}", t.Value)));
         tensors.AddRange(_masks.Names.Select(name => ($"mask.{name}", _masks.Keep(name)!)));
         foreach (ITrainingHook hook in _hooks)
@@ -78,6 +80,11 @@ internal sealed class TrainingState
         foreach ((string name, Parameter value) in _trainable)
         {
             value.copy_(file.Read($"parameter.{name}"));
+        }
+
+        foreach ((string name, Tensor value) in _buffers)
+        {
+            value.copy_(file.Read($"buffer.{name}"));
         }
 
         _optimizer.LoadState(Part(file, "optimizer."));

@@ -23,6 +23,11 @@ public sealed class OptimizerTests
         parameters => optim.SGD(parameters, 0.01, momentum, weight_decay: decay));
 
     [Fact]
+    public void Sgd_with_Nesterov_steps_as_torch_does() => Compare(
+        parameters => new Sgd(parameters, 0.9, 0.1, nesterov: true),
+        parameters => optim.SGD(parameters, 0.01, 0.9, weight_decay: 0.1, nesterov: true));
+
+    [Fact]
     public void AdamW_first_step_moves_by_the_learning_rate_and_decays_apart_from_it()
     {
         using var scope = NewDisposeScope();

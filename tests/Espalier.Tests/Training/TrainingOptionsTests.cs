@@ -15,7 +15,7 @@ public sealed class TrainingOptionsTests
         { () => new TrainingOptions { Epsilon = 0 }, "Epsilon" },
         { () => new TrainingOptions { WeightDecay = -1 }, "weight decay" },
         { () => new TrainingOptions { Momentum = 1 }, "momentum" },
-        { () => new TrainingOptions { Schedule = "step" }, "constant, linear or cosine" },
+        { () => new TrainingOptions { Schedule = "step" }, "constant, linear, cosine or multistep" },
         { () => new TrainingOptions { WarmupFraction = 1.5 }, "warm-up fraction" },
         { () => new TrainingOptions { WarmupSteps = -1 }, "warm-up steps" },
         { () => new TrainingOptions { ClipNorm = 0 }, "clipped" },

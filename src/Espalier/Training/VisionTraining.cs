@@ -1,0 +1,89 @@
+using Espalier.Data;
+using Espalier.Models.Vision;
+using Espalier.Runtime;
+using static TorchSharp.torch;
+
+namespace Espalier.Training;
+
+/// <summary>Trains a whole vision net on classes of images, from random weights or from a checkpoint. Methods add hooks, masks or another objective.</summary>
+/// <param name="options">Length, learning rate, optimiser.</param>
+public sealed class VisionTraining(TrainingOptions options)
+{
+    /// <summary>Images per step and micro-batch. Default 128.</summary>
+    public int Batch { get; init; } = 128;
+
+    /// <summary>The changes of images by chance. Default none.</summary>
+    public ImageAugmentation Augmentation { get; init; } = ImageAugmentation.None;
+
+    /// <summary>The seed of order and augmentation.</summary>
+    public Seed Seed { get; init; }
+
+    /// <summary>What methods add to the loop.</summary>
+    public IReadOnlyList<ITrainingHook> Hooks { get; init; } = [];
+
+    /// <summary>Gives the learning rate of a step in place of the options' schedule.</summary>
+    public Func<long, double>? Schedule { get; init; }
+
+    /// <summary>Makes another objective from the net and its batches; null is <see cref="ImageClassificationObjective"/>.</summary>
+    public Func<VisionModel, ImageBatches, ITrainingObjective>? Objective { get; init; }
+
+    /// <summary>Parameters beside the net's that are trained with it (predictors, gates), under unique names.</summary>
+    public IReadOnlyList<(string Name, TorchSharp.Modules.Parameter Value)> Extra { get; init; } = [];
+
+    /// <summary>The learning-rate and decay multipliers of a parameter, by name; null gives every one 1.</summary>
+    public Func<string, ParameterGroup>? Groups { get; init; }
+
+    /// <summary>Makes another optimiser than the options name.</summary>
+    public Func<IReadOnlyList<OptimizedParameter>, IOptimizer>? OptimizerFactory { get; init; }
+
+    /// <summary>Ends after this many steps, wherever the schedule then is; null runs all of them.</summary>
+    public int? StopAfter { get; init; }
+
+    /// <summary>Continue from the state in <see cref="StateFolder"/>, where there is one.</summary>
+    public bool Resume { get; init; }
+
+    /// <summary>Where the state for resuming is kept; null keeps none.</summary>
+    public string? StateFolder { get; init; }
+
+    /// <summary>Where the logs go; null writes none.</summary>
+    public string? LogFolder { get; init; }
+
+    /// <summary>Where progress is told.</summary>
+    public IProgressSink Progress { get; init; } = SilentProgress.Instance;
+
+    /// <summary>Trains every parameter of the net in place, in training mode; the mode is put back at the end.</summary>
+    /// <param name="model">The net.</param>
+    /// <param name="images">The training images.</param>
+    /// <param name="masks">Keep masks by weight name, in the weight's stored shape; their zeros stay.</param>
+    /// <param name="cancellation">Ends the work early, state saved.</param>
+    /// <exception cref="EspalierException">When images and net do not fit, or the run goes wrong.</exception>
+    public TrainingResult Run(VisionModel model, ImageTensors images, IReadOnlyDictionary<string, Tensor>? masks = null, CancellationToken cancellation = default)
+    {
+        images.RequireClasses(model.Config.Classes);
+        var batches = new ImageBatches(images, Batch) { Mean = model.Config.Mean, Deviation = model.Config.Deviation, Augmentation = Augmentation, Seed = Seed };
+        ITrainingHook[] hooks = StopAfter is { } last ? [.. Hooks, new StopAfter(last)] : [.. Hooks];
+        using var loop = new TrainingLoop(options, [.. model.Parameters.Where(p => p.Value.requires_grad), .. Extra], Objective?.Invoke(model, batches) ?? new ImageClassificationObjective(model, batches, options.Accumulation))
+        {
+            Masks = masks,
+            Hooks = hooks,
+            Buffers = model.Buffers,
+            Groups = Groups,
+            Schedule = Schedule,
+            OptimizerFactory = OptimizerFactory,
+            StateFolder = StateFolder,
+            LogFolder = LogFolder,
+            Progress = Progress,
+            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}",
+        };
+        bool training = model.Training;
+        model.Training = true;
+        try
+        {
+            return Resume && StateFolder is not null && TrainingLoop.HasState(StateFolder) ? loop.Resume(cancellation) : loop.Run(cancellation);
+        }
+        finally
+        {
+            model.Training = training;
+        }
+    }
+}

@@ -1,0 +1,76 @@
+using System.Text.Json;
+using Espalier.Cli;
+
+namespace Espalier.Tests.Cli;
+
+public sealed class VisionCommandTests
+{
+    private const string Config = """{"model_type": "torchvision_vgg", "layers": [4, "M", 6], "head": "mean", "num_channels": 1, "image_size": 8, "num_classes": 2}""";
+
+    [Fact]
+    public async Task A_net_is_trained_stopped_and_gone_on_with_inspected_and_measured()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["config.json"], Config);
+        WriteImages(folder, 48);
+        string[] train = ["train", "--config", folder["config.json"], "--data", $"{folder.Path}:train", "--eval-data", $"{folder.Path}:train", "--batch", "8", "--steps", "40", "--lr", "0.1",
+            "--optimizer", "sgd", "--momentum", "0.9", "--nesterov", "--schedule", "multistep", "--augment", "cifar", "--out", folder["net"], "--json"];
+        Tool trained = await Tool.RunAsync(train);
+        trained.Code.ShouldBe(ExitCode.Success, trained.Error);
+        trained.Result.GetProperty("steps").GetInt32().ShouldBe(40);
+        double accuracy = trained.Result.GetProperty("accuracy").GetDouble();
+        accuracy.ShouldBeGreaterThan(90);
+
+        JsonElement measured = (await Tool.RunAsync("eval", folder["net"], "--data", $"{folder.Path}:train", "--json")).Result;
+        measured.GetProperty("accuracy").GetDouble().ShouldBe(accuracy);
+        measured.GetProperty("images").GetInt32().ShouldBe(48);
+        (await Tool.RunAsync("eval", folder["net"], "--data", $"{folder.Path}:train", "--limit", "10")).Output.ShouldContain("on 10 images");
+        JsonElement inspected = (await Tool.RunAsync("inspect", folder["net"], "--json")).Result;
+        inspected.GetProperty("modelType").GetString().ShouldBe("torchvision_vgg");
+        inspected.GetProperty("macs").GetInt64().ShouldBe((4 * 9 * 64) + (6 * 36 * 16) + 12);
+
+        train[2] = folder["net"];
+        train[Array.IndexOf(train, folder["net"], 3)] = folder["more"];
+        (await Tool.RunAsync(train)).Code.ShouldBe(ExitCode.Success);
+    }
+
+    [Theory]
+    [InlineData("answers no tasks", "eval", "NET", "--tasks", "piqa", "--task-data", "piqa=IMAGES/piqa.jsonl")]
+    [InlineData("A limit of 0", "eval", "NET", "--data", "IMAGES:train", "--limit", "0")]
+    [InlineData("no split \"test\"", "eval", "NET", "--data", "IMAGES:test")]
+    [InlineData("one --data", "train", "--config", "NET", "--data", "IMAGES:train", "--data", "IMAGES:train", "--out", "OUT")]
+    [InlineData("class 1, but the net tells only 1", "train", "--config", "ONE", "--data", "IMAGES:train", "--out", "OUT")]
+    public async Task Bad_words_are_answered_with_a_sentence(string says, params string[] words)
+    {
+        using var folder = new TemporaryFolder();
+        WriteImages(folder, 4);
+        File.WriteAllText(folder["piqa.jsonl"], """{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}""");
+        Directory.CreateDirectory(folder["net"]);
+        File.WriteAllText(Path.Combine(folder["net"], "config.json"), Config);
+        File.WriteAllText(folder["one.json"], Config.Replace("\"num_classes\": 2", "\"num_classes\": 1", StringComparison.Ordinal));
+        using (var model = Espalier.Models.Vision.VisionModel.Random(Espalier.Models.Vision.VisionConfig.Parse(Config), new Espalier.Runtime.Seed(0)))
+        {
+            model.Save(folder["net"]);
+        }
+
+        Tool tool = await Tool.RunAsync([.. words.Select(w => w.Replace("NET", folder["net"]).Replace("IMAGES", folder.Path).Replace("ONE", folder["one.json"]).Replace("OUT", folder["out"]))]);
+        tool.Code.ShouldBe(ExitCode.UserError);
+        tool.Error.ShouldContain(says);
+    }
+
+    // Grey noise; class 1 has bright stripes. As idx files.
+    private static void WriteImages(TemporaryFolder folder, int count)
+    {
+        var random = new Random(1);
+        byte[] pixels = new byte[count * 64], labels = [.. Enumerable.Range(0, count).Select(i => (byte)(i % 2))];
+        random.NextBytes(pixels);
+        for (int i = 0; i < pixels.Length; i++)
+        {
+            int row = i / 8 % 8;
+            pixels[i] = (byte)((pixels[i] / 4) + ((labels[i / 64] == 1 && row % 2 == 0) ? 180 : 0));
+        }
+
+        File.WriteAllBytes(folder["train-images-idx3-ubyte"], [0, 0, 8, 3, 0, 0, 0, (byte)count, 0, 0, 0, 8, 0, 0, 0, 8, .. pixels]);
+        File.WriteAllBytes(folder["train-labels-idx1-ubyte"], [0, 0, 8, 1, 0, 0, 0, (byte)count, .. labels]);
+    }
+}
