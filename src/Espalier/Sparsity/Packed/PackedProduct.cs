@@ -93,14 +93,6 @@ public sealed unsafe class PackedProduct : IDisposable
         matrix = null;
     }
 
-    internal void Expand(PackedMatrix weights, int firstRow, int rows, float* to)
-    {
-        for (int r = 0; r < rows; r++)
-        {
-            weights.Unpack(firstRow + r, new Span<float>(to + (long)r * weights.Columns, weights.Columns));
-        }
-    }
-
     private void Share(int index, int of)
     {
         int first = Boundary(index, of), end = Boundary(index + 1, of);
