@@ -1,6 +1,7 @@
 using System.Numerics;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Sparsity.Packed;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -10,10 +11,12 @@ namespace Espalier.Methods.Pruning;
 /// <param name="Sparsity">The share of each block, where weights are chosen freely.</param>
 /// <param name="PruneN">How many of each group go; 0 where weights are chosen freely.</param>
 /// <param name="M">The size of a group.</param>
-internal sealed record SweepRule(Tensor? Given = null, double Sparsity = 0, int PruneN = 0, int M = 0);
+/// <param name="Grid">int8 or int4 where kept weights are rounded as well.</param>
+internal sealed record SweepRule(Tensor? Given = null, double Sparsity = 0, int PruneN = 0, int M = 0, PackedType? Grid = null);
 
 /// <summary>
-/// The column sweep of SparseGPT (steps 5 to 7): what a pruned weight contributed is moved onto the columns after it.
+/// The column sweep of SparseGPT (steps 5 to 7): what a pruned weight contributed, and what rounding took from a kept one, is
+/// moved onto the columns after it.
 /// </summary>
 /// <remarks>
 /// All rows share U and are independent inside a block once the block's mask is known, so the block is swept row by row
@@ -32,6 +35,7 @@ internal sealed unsafe class SparseGptSweep<T>
     private readonly long _rows;
     private readonly long _columns;
     private readonly double[] _losses;
+    private readonly float[] _scales;
 
     /// <summary>Prepares to sweep.</summary>
     /// <param name="W">[R, C] of T, contiguous; it is changed in place.</param>
@@ -44,6 +48,7 @@ internal sealed unsafe class SparseGptSweep<T>
         (_rows, _columns) = (W.shape[0], W.shape[1]);
         _keep = rule.Given?.to(ScalarType.Bool).cpu().contiguous() ?? empty([_rows, _columns], ScalarType.Bool);
         _losses = new double[_rows];
+        _scales = rule.Grid is PackedType.Int8 ? ScalesOfRows() : [];
     }
 
     /// <summary>Sweeps all columns.</summary>
@@ -100,7 +105,7 @@ internal sealed unsafe class SparseGptSweep<T>
                 for (long row = chunk * 16; row < Math.Min(_rows, (chunk + 1) * 16); row++)
                 {
                     long at = row * _columns + start;
-                    if (!SweepRow((T*)weights + at, (byte*)mask + at, (T*)errors + row * width, U, width, ref _losses[row]))
+                    if (!SweepRow((T*)weights + at, (byte*)mask + at, (T*)errors + row * width, U, width, _scales.Length == 0 ? 0 : _scales[row], ref _losses[row]))
                     {
                         Volatile.Write(ref finite, false);
                     }
@@ -113,8 +118,8 @@ internal sealed unsafe class SparseGptSweep<T>
         EspalierException.Require(finite, $"The weights of {_layer} hold NaN or infinite values, or its Hessian is too badly conditioned for its update.");
     }
 
-    /// <summary>Step 6 for one row: err = w/U_ii where w goes, and w[i..] −= err·U[i, i..].</summary>
-    private bool SweepRow(T* w, byte* keep, T* errors, T* U, int width, ref double loss)
+    /// <summary>Step 6 for one row: err = (w − q)/U_ii with q = 0 where w goes and else w rounded, and w[i..] −= err·U[i, i..].</summary>
+    private bool SweepRow(T* w, byte* keep, T* errors, T* U, int width, float scale, ref double loss)
     {
         T rowLoss = T.Zero;
         T half = T.CreateChecked(0.5);
@@ -125,20 +130,56 @@ internal sealed unsafe class SparseGptSweep<T>
                 return false;
             }
 
-            if (keep[i] != 0)
+            if (_rule.Grid is PackedType.Int4 && i % RowCodec.Block == 0)
             {
-                continue;
+                scale = ScaleOf(w + i, keep + i, Math.Min(RowCodec.Block, width - i), chosen: _rule.PruneN == 0);
             }
 
-            T error = w[i] / U[i * width + i];
+            T rounded = T.Zero;
+            if (keep[i] != 0)
+            {
+                if (_rule.Grid is not { } grid)
+                {
+                    continue;
+                }
+
+                rounded = T.CreateChecked(Grid.Nearest(grid, float.CreateChecked(w[i]), scale));
+            }
+
+            T error = (w[i] - rounded) / U[i * width + i];
             rowLoss += half * error * error;
             errors[i] = error;
-            w[i] = T.Zero;
+            w[i] = rounded;
             Subtract(w, U + i * width, error, i + 1, width);
         }
 
         loss += double.CreateChecked(rowLoss);
         return T.IsFinite(rowLoss);
+    }
+
+    // A row of int8 has one scale, fixed before its weights move: that of the weights that may stay.
+    private float[] ScalesOfRows()
+    {
+        var scales = new float[_rows];
+        T* weights = TensorMemory.Pointer<T>(_W);
+        byte* keep = TensorMemory.Pointer<byte>(_keep);
+        for (long row = 0; row < _rows; row++)
+        {
+            scales[row] = ScaleOf(weights + row * _columns, keep + row * _columns, (int)_columns, chosen: _rule.Given is not null);
+        }
+
+        return scales;
+    }
+
+    private float ScaleOf(T* w, byte* keep, int count, bool chosen)
+    {
+        Span<float> values = count <= RowCodec.Block ? stackalloc float[count] : new float[count];
+        for (int k = 0; k < count; k++)
+        {
+            values[k] = chosen && keep[k] == 0 ? 0 : float.CreateChecked(w[k]);
+        }
+
+        return Grid.Scale(_rule.Grid!.Value, values);
     }
 
     /// <summary>Of the next weights as they now are, the ones with the smallest w²/U_jj² go; the lower column where two are equal.</summary>

@@ -97,7 +97,7 @@ public static class Packer
         $"The output folder {output} is the model itself; name another folder.");
 
     /// <summary>The weights of the blocks' linear maps, and whether the checkpoint holds them as [in, out].</summary>
-    private static Dictionary<string, bool> Linears(ModelConfig config)
+    internal static Dictionary<string, bool> Linears(ModelConfig config)
     {
         Architecture family = Architecture.For(config);
         var names = new Dictionary<string, bool>(StringComparer.Ordinal);
@@ -147,7 +147,7 @@ public static class Packer
         return (plan, metadata, new Totals(weights, zeros, bytes));
     }
 
-    private static unsafe PackedMatrix Read(Checkpoint source, string name, bool transposed, PackedType type)
+    internal static unsafe PackedMatrix Read(ITensorSource source, string name, bool transposed, PackedType type)
     {
         using var scope = NewDisposeScope();
         Tensor dense = source.Read(name, ScalarType.Float32);

@@ -12,7 +12,7 @@ internal static class Quantiser
 
     public static float FromBFloat16(ushort value) => BitConverter.UInt32BitsToSingle((uint)value << 16);
 
-    /// <summary>The scale with which the largest weight of a row becomes ±127; 1 for a row of zeros.</summary>
+    /// <summary>The scale with which the largest of some values becomes ±127; 1 where all are zero.</summary>
     public static float Int8Scale(ReadOnlySpan<float> row)
     {
         float largest = 0;
@@ -26,8 +26,36 @@ internal static class Quantiser
     }
 
     /// <summary>
-    /// The bfloat16 scale of some weights in 4 bits: of two the one with the smaller squared error. With the first the weight of the
-    /// largest size becomes -8 (the scale takes its sign), with the second ±7.
+    /// The scale of a row of weights in 8 bits. A row that lies on a grid already gets a scale that gives it back exactly. For any
+    /// other the largest weight becomes ±127, with the scale rounded up to 16 significant bits: then each code times the scale is
+    /// exact in float32, and a row that was rounded once is found to lie on its grid again.
+    /// </summary>
+    public static float Int8RowScale(ReadOnlySpan<float> row)
+    {
+        float largest = 0;
+        foreach (float w in row)
+        {
+            largest = Math.Max(largest, Math.Abs(w));
+        }
+
+        for (int k = 127; k >= 1 && largest > 0; k--)
+        {
+            float scale = largest / k;
+            if (scale * k == largest && IsOnGrid(row, scale))
+            {
+                return scale;
+            }
+        }
+
+        uint bits = BitConverter.SingleToUInt32Bits(largest / 127);
+        bits = bits >= 1 << 16 ? (bits + 0xFF) & ~0xFFu : bits;
+        return bits > 0 ? BitConverter.UInt32BitsToSingle(bits) : 1;
+    }
+
+    /// <summary>
+    /// The bfloat16 scale of some weights in 4 bits. Weights that lie on a grid already get a scale that gives them back exactly, any
+    /// others of two the one with the smaller squared error: with the first the weight of the largest size becomes -8 (the scale
+    /// takes its sign), with the second ±7.
     /// </summary>
     public static ushort Int4Scale(ReadOnlySpan<float> weights)
     {
@@ -37,24 +65,48 @@ internal static class Quantiser
             extreme = Math.Abs(w) > Math.Abs(extreme) ? w : extreme;
         }
 
+        for (int k = -8; k <= 7; k++)
+        {
+            ushort exact = k == 0 ? (ushort)0 : ToBFloat16(extreme / k);
+            if (k != 0 && FromBFloat16(exact) * k == extreme && Int4Error(weights, exact) == 0)
+            {
+                return exact;
+            }
+        }
+
         ushort first = ToBFloat16(extreme / -8), second = ToBFloat16(extreme / 7);
-        return Error(weights, first) <= Error(weights, second) ? first : second;
+        return Int4Error(weights, first) <= Int4Error(weights, second) ? first : second;
     }
 
     /// <summary>The nearest code; 0 where the scale is 0.</summary>
     public static int Code(float weight, float scale, int below, int above) =>
         scale == 0 ? 0 : (int)Math.Clamp(MathF.Round(weight / scale), -below, above);
 
-    private static double Error(ReadOnlySpan<float> weights, ushort stored)
+    /// <summary>The squared error of rounding some weights.</summary>
+    public static double Error(ReadOnlySpan<float> weights, float scale, int below, int above)
     {
-        float scale = FromBFloat16(stored);
         double sum = 0;
         foreach (float w in weights)
         {
-            double difference = w - (double)Code(w, scale, 8, 7) * scale;
+            double difference = w - (double)Code(w, scale, below, above) * scale;
             sum += difference * difference;
         }
 
         return sum;
+    }
+
+    private static double Int4Error(ReadOnlySpan<float> weights, ushort stored) => Error(weights, FromBFloat16(stored), 8, 7);
+
+    private static bool IsOnGrid(ReadOnlySpan<float> row, float scale)
+    {
+        foreach (float w in row)
+        {
+            if (Code(w, scale, 127, 127) * scale != w)
+            {
+                return false;
+            }
+        }
+
+        return true;
     }
 }

@@ -61,7 +61,7 @@ internal static unsafe class RowCodec
     {
         masks.CopyTo(new Span<ulong>(to, masks.Length));
         byte* values = to + HeaderBytes(type, row.Length);
-        float scale = type is PackedType.Int8 ? Quantiser.Int8Scale(row) : 1;
+        float scale = type is PackedType.Int8 ? Quantiser.Int8RowScale(row) : 1;
         Span<float> kept = stackalloc float[Block];
         for (int b = 0; b < masks.Length; b++)
         {
