@@ -171,19 +171,26 @@ public sealed partial class SparseGpt : IJointQuantiser
         using var scope = NewDisposeScope();
         using var _ = no_grad();
         EspalierException.Require(W.isfinite().all().item<bool>(), $"The weights of {layer} hold NaN or infinite values; the checkpoint is damaged.");
-        EspalierException.Require(rule.Grid is not PackedType.Int4 || Blocksize % 64 == 0 || Blocksize >= W.shape[^1],
-            $"A block size of {Blocksize} cuts through the groups of 64 columns that share an int4 scale; use a multiple of 64, such as {Math.Max(1, Blocksize / 64) * 64}.");
         using InverseHessianFactor factor = Factor(H, W, layer);
         bool wide = factor.U.dtype is ScalarType.Float64 && (W.numel() <= DoubleWeights || W.dtype is ScalarType.Float64);
         ScalarType type = wide ? ScalarType.Float64 : ScalarType.Float32;
         Tensor swept = W.detach().cpu().to(type, copy: true).contiguous().masked_fill_(factor.Dead, 0);
         Tensor U = factor.U.to(type).contiguous();
-        (Tensor keep, Tensor losses) = wide
-            ? new SparseGptSweep<double>(swept, U, rule, layer).Run(Blocksize)
-            : new SparseGptSweep<float>(swept, U, rule, layer).Run(Blocksize);
+        Tensor? unrounded = null;
+        if (rule.Grid is not null)
+        {
+            unrounded = swept.clone();
+            Run(unrounded, rule with { Grid = null });
+        }
+
+        (Tensor keep, Tensor losses) = Run(swept, rule);
         return new SparseGptResult(
             swept.to(W.dtype).to(W.device).MoveToOuterDisposeScope(), keep.to(W.device).MoveToOuterDisposeScope(),
             losses.MoveToOuterDisposeScope(), factor.Damping, factor.Dead.sum().item<long>());
+
+        (Tensor Keep, Tensor Losses) Run(Tensor weights, SweepRule how) => wide
+            ? new SparseGptSweep<double>(weights, U, how, layer, unrounded).Run(Blocksize)
+            : new SparseGptSweep<float>(weights, U, how, layer, unrounded).Run(Blocksize);
     }
 
     private InverseHessianFactor Factor(Tensor H, Tensor W, string layer)

@@ -35,20 +35,28 @@ internal sealed unsafe class SparseGptSweep<T>
     private readonly long _rows;
     private readonly long _columns;
     private readonly double[] _losses;
-    private readonly float[] _scales;
+    private readonly float[] _scales = [];
+    private readonly int _group;
+    private readonly int _groups;
 
     /// <summary>Prepares to sweep.</summary>
     /// <param name="W">[R, C] of T, contiguous; it is changed in place.</param>
     /// <param name="U">[C, C] of T, contiguous.</param>
     /// <param name="rule">What goes.</param>
     /// <param name="layer">The layer's name, for messages.</param>
-    public SparseGptSweep(Tensor W, Tensor U, SweepRule rule, string layer)
+    /// <param name="unrounded">Where weights are rounded, what the sweep leaves without that [R, C] of T, contiguous: scales are taken from it.</param>
+    public SparseGptSweep(Tensor W, Tensor U, SweepRule rule, string layer, Tensor? unrounded = null)
     {
         (_W, _U, _rule, _layer) = (W, U, rule, layer);
         (_rows, _columns) = (W.shape[0], W.shape[1]);
         _keep = rule.Given?.to(ScalarType.Bool).cpu().contiguous() ?? empty([_rows, _columns], ScalarType.Bool);
         _losses = new double[_rows];
-        _scales = rule.Grid is PackedType.Int8 ? ScalesOfRows() : [];
+        if (rule.Grid is { } grid)
+        {
+            _group = Grid.GroupOf(grid, (int)_columns);
+            _groups = (int)((_columns + _group - 1) / _group);
+            _scales = Scales(unrounded!);
+        }
     }
 
     /// <summary>Sweeps all columns.</summary>
@@ -105,7 +113,7 @@ internal sealed unsafe class SparseGptSweep<T>
                 for (long row = chunk * 16; row < Math.Min(_rows, (chunk + 1) * 16); row++)
                 {
                     long at = row * _columns + start;
-                    if (!SweepRow((T*)weights + at, (byte*)mask + at, (T*)errors + row * width, U, width, _scales.Length == 0 ? 0 : _scales[row], ref _losses[row]))
+                    if (!SweepRow((T*)weights + at, (byte*)mask + at, (T*)errors + row * width, U, width, _scales.AsSpan((int)row * _groups, _groups), start, ref _losses[row]))
                     {
                         Volatile.Write(ref finite, false);
                     }
@@ -119,7 +127,7 @@ internal sealed unsafe class SparseGptSweep<T>
     }
 
     /// <summary>Step 6 for one row: err = (w − q)/U_ii with q = 0 where w goes and else w rounded, and w[i..] −= err·U[i, i..].</summary>
-    private bool SweepRow(T* w, byte* keep, T* errors, T* U, int width, float scale, ref double loss)
+    private bool SweepRow(T* w, byte* keep, T* errors, T* U, int width, ReadOnlySpan<float> scales, long start, ref double loss)
     {
         T rowLoss = T.Zero;
         T half = T.CreateChecked(0.5);
@@ -130,11 +138,6 @@ internal sealed unsafe class SparseGptSweep<T>
                 return false;
             }
 
-            if (_rule.Grid is PackedType.Int4 && i % RowCodec.Block == 0)
-            {
-                scale = ScaleOf(w + i, keep + i, Math.Min(RowCodec.Block, width - i), chosen: _rule.PruneN == 0);
-            }
-
             T rounded = T.Zero;
             if (keep[i] != 0)
             {
@@ -143,7 +146,7 @@ internal sealed unsafe class SparseGptSweep<T>
                     continue;
                 }
 
-                rounded = T.CreateChecked(Grid.Nearest(grid, float.CreateChecked(w[i]), scale));
+                rounded = T.CreateChecked(Grid.Nearest(grid, float.CreateChecked(w[i]), scales[(int)((start + i) / _group)]));
             }
 
             T error = (w[i] - rounded) / U[i * width + i];
@@ -157,29 +160,27 @@ internal sealed unsafe class SparseGptSweep<T>
         return T.IsFinite(rowLoss);
     }
 
-    // A row of int8 has one scale, fixed before its weights move: that of the weights that may stay.
-    private float[] ScalesOfRows()
+    // The scales of every row, group by group, from weights as pruning alone leaves them: compensation makes weights grow,
+    // and a scale taken before that would cut them off.
+    private float[] Scales(Tensor unrounded)
     {
-        var scales = new float[_rows];
-        T* weights = TensorMemory.Pointer<T>(_W);
-        byte* keep = TensorMemory.Pointer<byte>(_keep);
-        for (long row = 0; row < _rows; row++)
+        var scales = new float[_rows * _groups];
+        var values = new float[_group];
+        T* weights = TensorMemory.Pointer<T>(unrounded);
+        for (long at = 0; at < scales.Length; at++)
         {
-            scales[row] = ScaleOf(weights + row * _columns, keep + row * _columns, (int)_columns, chosen: _rule.Given is not null);
+            long first = at % _groups * _group;
+            int count = (int)Math.Min(_group, _columns - first);
+            for (int k = 0; k < count; k++)
+            {
+                values[k] = float.CreateChecked(weights[(at / _groups * _columns) + first + k]);
+            }
+
+            scales[at] = Grid.Scale(_rule.Grid!.Value, values.AsSpan(0, count));
         }
 
+        GC.KeepAlive(unrounded);
         return scales;
-    }
-
-    private float ScaleOf(T* w, byte* keep, int count, bool chosen)
-    {
-        Span<float> values = count <= RowCodec.Block ? stackalloc float[count] : new float[count];
-        for (int k = 0; k < count; k++)
-        {
-            values[k] = chosen && keep[k] == 0 ? 0 : float.CreateChecked(w[k]);
-        }
-
-        return Grid.Scale(_rule.Grid!.Value, values);
     }
 
     /// <summary>Of the next weights as they now are, the ones with the smallest w²/U_jj² go; the lower column where two are equal.</summary>
