@@ -15,7 +15,7 @@ internal sealed class PruneCommand : EspalierCommand
     private readonly (Option<string?> Option, string Path)[] _words =
     [
         (new("--criterion") { Description = "The importance of weights: magnitude, wanda, sparsegpt, … (`espalier methods criterion`). Default wanda; magnitude where the sparsity is 0." }, "prune.criterion"),
-        (new("--sparsity") { Description = "The share of weights (structured: of the blocks' parameters) to remove, for example 0.5; 0 only retrains." }, "prune.sparsity"),
+        (new("--sparsity") { Description = "The share of weights (structured: of the blocks' parameters) to remove, for example 0.5; 0 prunes nothing." }, "prune.sparsity"),
         (new("--pattern") { Description = "unstructured; structured (cuts whole units: a smaller dense model); or N:M such as 2:4 (two of every four stay). Default unstructured." }, "prune.pattern"),
         (new("--units") { Description = "Structured: what a share is taken from: heads,neurons (default); heads; neurons; channels; layers." }, "prune.pattern.units"),
         (new("--hidden") { Description = "Structured, instead of a sparsity: the width to end with." }, "prune.pattern.hidden"),
@@ -27,6 +27,8 @@ internal sealed class PruneCommand : EspalierCommand
         (new("--scope") { Description = "Which weights are ranked together: default (the criterion's own), layer, row, global." }, "prune.scope"),
         (new("--allocator") { Description = "How much each layer gives. Default uniform; structured also global, flap." }, "prune.allocator"),
         (new("--repair") { Description = "Weight changes after pruning, one or several apart by commas: sparsegpt, dsnot, flap (biases), perp (layer-wise reconstruction); none." }, "prune.repair"),
+        (new("--quantise") { Description = "Rounds the kept weights to int8 or int4, ready for `espalier pack`; goes with a sparsity of 0 too." }, "quantise.type"),
+        (new("--rounding") { Description = "How it rounds: sparsegpt (the columns to the right absorb the error), rtn (to the nearest). Default sparsegpt where that repairs, else rtn." }, "quantise.method"),
         (new("--calibration") { Description = $"Text to calibrate (and retrain) on: {Inputs.DataForms}." }, "data.calibration"),
         (new("--train-data") { Description = "Text to retrain on; default the calibration text." }, "data.train"),
         (new("--evaluation") { Description = "Text to measure perplexity on, before and after." }, "data.evaluation"),
@@ -54,10 +56,11 @@ internal sealed class PruneCommand : EspalierCommand
     public PruneCommand()
         : base(
             "prune",
-            "Prunes a checkpoint by a plan: criterion × pattern × allocator × repair × retraining; writes a checkpoint that other tools load, and a report.",
+            "Prunes a checkpoint by a plan: criterion × pattern × allocator × repair × quantiser × retraining; writes a checkpoint that other tools load, and a report.",
             "espalier prune meta-llama/Llama-3.2-1B --sparsity 0.5 --calibration Salesforce/wikitext:wikitext-2-v1:validation --out ./llama-50",
             "espalier prune MODEL --criterion wanda --sparsity 0.5 --calibration stanfordnlp/imdb:plain_text:train --samples 64 --retrain perp --subset norms,masklora --steps 200 --seed 0 --out DIR",
             "espalier prune MODEL --criterion sparsegpt --pattern 2:4 --calibration texts.jsonl --memory 8GB --out DIR --dry-run",
+            "espalier prune MODEL --criterion sparsegpt --sparsity 0.5 --quantise int4 --calibration texts.jsonl --out DIR",
             "espalier prune MODEL --criterion flap --pattern structured --sparsity 0.2 --uniform --calibration texts.jsonl --out DIR",
             "espalier prune MODEL --criterion minitron --pattern structured --hidden 144 --neurons 256 --layers 4 --calibration texts.jsonl --out DIR --dry-run",
             "espalier prune MODEL --sparsity 0.5 --calibration texts.jsonl --retrain minitron --steps 400 --lr 1e-3 --out DIR",

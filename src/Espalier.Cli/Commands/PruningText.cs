@@ -110,6 +110,11 @@ internal static class PruningText
             console.MarkupLine($"Trained: {Text.Count(trained)} of {Text.Count(report.Parameters)} parameters ({Percent(trained / (double)report.Parameters)}).");
         }
 
+        if (report.Quantisation is { } quantisation)
+        {
+            console.MarkupLine(Markup.Escape(quantisation + PruningReportPage.RequantisingCost(report)));
+        }
+
         if (report.Activations is { Count: > 0 } activations)
         {
             console.MarkupLine(ActivationReport.Sentence(activations));

@@ -3,6 +3,7 @@ using Espalier.Checkpoints;
 using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Sparsity.Packed;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -90,6 +91,8 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, ITensorSour
         using Tensor? probe = hidden is null ? null : ForwardDense(block, hidden, targets, cancellation);
         watch?.Stop();
         BlockMasks masks = pruner.Prune(block, watch, StoredType, cancellation);
+        Dictionary<string, Tensor>? before = _plan is { Quantisation: not null, Reconstruction: not null }
+            ? block.Linears.ToDictionary(l => l.Name, l => l.Linear.Matrix.detach().clone()) : null;
         BlockRepairResult? reconstruction = _plan.Reconstruction?.Repair(new BlockRepairContext
         {
             Block = block,
@@ -102,7 +105,7 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, ITensorSour
         });
         if (reconstruction is not null)
         {
-            RoundToStored(block, masks);
+            RoundToStored(block, masks, before);
         }
 
         double? error = null;
@@ -144,7 +147,8 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, ITensorSour
         return probe!;
     }
 
-    private void RoundToStored(DecoderBlock block, BlockMasks masks)
+    // Trained weights as they will be written: on the grid again where the plan quantises.
+    private void RoundToStored(DecoderBlock block, BlockMasks masks, Dictionary<string, Tensor>? before)
     {
         using var _ = no_grad();
         foreach ((string name, TorchSharp.Modules.Parameter value) in block.Tensors)
@@ -156,6 +160,11 @@ internal sealed class BlockPass(PruningJob job, StreamedModel model, ITensorSour
         foreach (BlockLinear linear in block.Linears)
         {
             using var scope = NewDisposeScope();
+            if (before is not null)
+            {
+                linear.Linear.SetMatrix(Grid.Round(linear.Linear.Matrix, _plan.Quantisation!.Type, before[linear.Name]));
+            }
+
             EspalierException.Require(masks.Final[linear.Name].Revived(linear.Linear.Matrix) == 0,
                 $"Layer-wise reconstruction revived a pruned weight of {linear.Name}; this is a fault of {PruningPlan.NameOf(_plan.Reconstruction!)}, please report it.");
         }

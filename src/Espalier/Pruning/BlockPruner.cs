@@ -123,7 +123,9 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
     {
         if (plan.IsJoint)
         {
-            PrunedLayer swept = ((IJointPruner)plan.Criterion).Prune(context, plan.Pattern, sparsity);
+            PrunedLayer swept = plan.RoundingRepair is { } rounding
+                ? rounding.Prune(context, plan.Pattern, sparsity, plan.Quantisation!.Type)
+                : Quantised(context, ((IJointPruner)plan.Criterion).Prune(context, plan.Pattern, sparsity));
             return (swept.Keep, swept);
         }
 
@@ -131,8 +133,13 @@ public sealed class BlockPruner(PruningPlan plan, IReadOnlyDictionary<string, do
             ? decided(context.Name, context.Weight)
             : MaskSelection.Choose(plan.Criterion, context, plan.Pattern, plan.Scope, sparsity);
         var pruned = new PrunedLayer(context.Weight.masked_fill(keep.logical_not(), 0), keep);
-        return (keep, plan.Repair is null ? pruned : plan.Repair.Repair(context, pruned, plan.Pattern));
+        return (keep, plan.RoundingRepair is { } joint
+            ? joint.Repair(context, pruned, plan.Quantisation!.Type)
+            : Quantised(context, plan.Repair is null ? pruned : plan.Repair.Repair(context, pruned, plan.Pattern)));
     }
+
+    private PrunedLayer Quantised(LayerContext context, PrunedLayer layer) =>
+        plan.Quantisation is { } quantisation ? quantisation.Method.Quantise(context, layer, quantisation.Type) : layer;
 
     // Asked and achieved are compared in units: one weight per group that is ranked on its own.
     private void CheckAchieved(LayerContext context, Tensor keep, double sparsity)

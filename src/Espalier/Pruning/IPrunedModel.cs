@@ -35,6 +35,9 @@ internal interface IPrunedModel
     /// <summary>The result with the values of a model in memory.</summary>
     ITensorSource Trained(LanguageModel model);
 
+    /// <summary>Trained weights as they are written where the plan quantises: rounded once more.</summary>
+    ITensorSource Requantised(ITensorSource trained) => trained;
+
     /// <summary>Stops the run when a zero came back to life.</summary>
     /// <exception cref="Runtime.EspalierException">Names the weight.</exception>
     void CheckZeros(LanguageModel model);

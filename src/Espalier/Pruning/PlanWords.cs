@@ -8,10 +8,10 @@ namespace Espalier.Pruning;
 public static class PlanWords
 {
     // A part stands in a plan as one word, or as a map of its method and its options.
-    private static readonly string[] parts = ["prune.criterion", "prune.pattern", "prune.allocator", "prune.repair", "retrain"];
+    private static readonly string[] parts = ["prune.criterion", "prune.pattern", "prune.allocator", "prune.repair", "quantise", "retrain"];
 
     /// <summary>The built systems that can stand as a part of a plan; null for a word that is no part.</summary>
-    /// <param name="part">criterion, allocator, repair or retraining.</param>
+    /// <param name="part">criterion, allocator, repair, quantiser or retraining.</param>
     public static IReadOnlyList<CatalogueEntry>? Systems(string part)
     {
         MethodCatalogue all = MethodCatalogue.Default;
@@ -20,6 +20,7 @@ public static class PlanWords
             "criterion" => all.Supplying<ICriterion>(),
             "allocator" => [.. all.Supplying<IAllocator>().Union(all.Supplying<IUnitAllocator>())],
             "repair" => [.. all.Supplying<IRepair>().Union(all.Supplying<IBlockRepair>())],
+            "quantiser" => all.Supplying<IWeightQuantiser>(),
             "retraining" => all.Supplying<IRetraining>(),
             _ => null,
         };

@@ -3,6 +3,7 @@ using System.Globalization;
 using Espalier.Catalogue;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Sparsity.Packed;
 using YamlDotNet.Serialization;
 
 namespace Espalier.Pruning;
@@ -78,6 +79,12 @@ public sealed record PruneRequest
     /// <summary>What is pruned and how.</summary>
     public PruneSection Prune { get; init; } = new();
 
+    /// <summary>
+    /// Rounding of the kept weights: a map with <c>type</c> (int8 or int4), <c>method</c> and its options; null for none. Without a method it is
+    /// sparsegpt where that repairs already (then in the same sweep), else rtn.
+    /// </summary>
+    public object? Quantise { get; init; }
+
     /// <summary>What is trained afterwards: a method, or a map with <c>method</c> and its options; null for nothing.</summary>
     public object? Retrain { get; init; }
 
@@ -114,6 +121,7 @@ public sealed record PruneRequest
             UnitAllocator = Prune.Allocator is null || (!structured && !IsUnitAllocator(Prune.Allocator)) ? null : Part<IUnitAllocator>("prune.allocator", Prune.Allocator),
             Repair = repair,
             Reconstruction = reconstruction,
+            Quantisation = IsNone(Quantise) ? null : Placed("quantise", () => ReadQuantisation(repair)),
             Retraining = IsNone(Retrain) ? null : Part<IRetraining>("retrain", Retrain!),
             Seed = new Seed(Seed),
         };
@@ -143,6 +151,7 @@ public sealed record PruneRequest
         document["model"] = Model;
         document["data"] = data;
         document["prune"] = prune;
+        Put(document, "quantise", IsNone(Quantise) ? null : Quantise);
         Put(document, "retrain", IsNone(Retrain) ? null : Retrain);
         document["seed"] = Seed;
         Put(document, "memory", Memory);
@@ -169,6 +178,19 @@ public sealed record PruneRequest
         EspalierException.Require(word == "structured", $"The pattern '{word}' takes no options ({string.Join(", ", options.Keys)} were given); only structured does.");
         Pattern.RequireNoScope(Prune.Scope);
         return Pattern.Structured(Prune.Sparsity, Placed("prune.pattern", () => OptionsBinder.Bind<Pattern.StructuredPattern>(options, "structured")));
+    }
+
+    private Quantisation ReadQuantisation(IRepair? repair)
+    {
+        Dictionary<string, object?> options = OptionsOf(Quantise!, out string? method);
+        EspalierException.Require(options.Remove("type", out object? type) && type is not null, "'quantise' names no type; write for example quantise: { type: int4 }, or int8.");
+        IWeightQuantiser? own = repair as IWeightQuantiser;
+        method ??= own is null ? "rtn" : PruningPlan.NameOf(own);
+        return new Quantisation
+        {
+            Type = PackedTypes.Parse(Convert.ToString(type, CultureInfo.InvariantCulture)!.Trim().ToLowerInvariant()),
+            Method = own is not null && PruningPlan.NameOf(own) == method && options.Count == 0 ? own : MethodCatalogue.Default.Create<IWeightQuantiser>(method, options),
+        };
     }
 
     // SparseGPT's update belongs to its choice of weights, FLAP's bias to its choice of units.
@@ -241,18 +263,20 @@ public sealed record PruneRequest
     // "wanda", or { method: wanda, use_variant: true }
     private static (string Slug, IReadOnlyDictionary<string, object?> Options) Named(string path, object written)
     {
-        if (written is not IDictionary map)
-        {
-            return (Convert.ToString(written, CultureInfo.InvariantCulture)!.Trim().ToLowerInvariant(), new Dictionary<string, object?>());
-        }
+        Dictionary<string, object?> options = OptionsOf(written, out string? method);
+        EspalierException.Require(method is not null, $"'{path}' has options ({string.Join(", ", options.Keys)}) but names no method; add one, for example {{ method: perp, steps: 200 }}.");
+        return (method!, options);
+    }
 
+    private static Dictionary<string, object?> OptionsOf(object written, out string? method)
+    {
         var options = new Dictionary<string, object?>(StringComparer.OrdinalIgnoreCase);
-        foreach (DictionaryEntry entry in map)
+        foreach (DictionaryEntry entry in written as IDictionary ?? new Dictionary<string, object?> { ["method"] = Convert.ToString(written, CultureInfo.InvariantCulture) })
         {
             options[Convert.ToString(entry.Key, CultureInfo.InvariantCulture)!] = entry.Value;
         }
 
-        EspalierException.Require(options.Remove("method", out object? method) && method is string, $"'{path}' has options ({string.Join(", ", options.Keys)}) but names no method; add one, for example {{ method: perp, steps: 200 }}.");
-        return (((string)method!).Trim().ToLowerInvariant(), options);
+        method = options.Remove("method", out object? named) ? (named as string)?.Trim().ToLowerInvariant() : null;
+        return options;
     }
 }

@@ -2,6 +2,7 @@ using Espalier.Checkpoints;
 using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Sparsity.Packed;
 using static TorchSharp.torch;
 
 namespace Espalier.Pruning;
@@ -13,10 +14,15 @@ internal sealed class PrunedSource : IPrunedModel
     private readonly PruningJournal _journal;
     private readonly Dictionary<string, (int Block, WeightLayout Layout)> _weights = new(StringComparer.Ordinal);
     private readonly int _blocks;
+    private readonly PackedType? _grid;
 
-    public PrunedSource(ITensorSource checkpoint, ModelConfig config, PruningJournal journal)
+    /// <param name="checkpoint">The dense checkpoint; it decides order and element types.</param>
+    /// <param name="config">The model.</param>
+    /// <param name="journal">The finished blocks.</param>
+    /// <param name="grid">The type on whose grid the weights lie; null where nothing is quantised.</param>
+    public PrunedSource(ITensorSource checkpoint, ModelConfig config, PruningJournal journal, PackedType? grid = null)
     {
-        (_checkpoint, _journal, _blocks, Config) = (checkpoint, journal, config.LayerCount, config);
+        (_checkpoint, _journal, _blocks, Config, _grid) = (checkpoint, journal, config.LayerCount, grid is null ? config : AsFloat32(config), grid);
         for (int i = 0; i < _blocks; i++)
         {
             using var scope = NewDisposeScope();
@@ -95,6 +101,28 @@ internal sealed class PrunedSource : IPrunedModel
         return source;
     }
 
+    /// <summary>Trained weights back on the grid: to the nearest, with the scale from before training where that serves better. Zeros stay zeros.</summary>
+    public ITensorSource Requantised(ITensorSource trained)
+    {
+        if (_grid is not { } grid)
+        {
+            return trained;
+        }
+
+        var source = new OverlaySource(trained);
+        ITensorSource before = Finished();
+        foreach ((string name, (_, WeightLayout layout)) in _weights)
+        {
+            source.Change(name, weight =>
+            {
+                Tensor old = before.Read(name, ScalarType.Float32);
+                return layout is WeightLayout.OutIn ? Grid.Round(weight, grid, old) : Grid.Round(weight.t(), grid, old.t()).t().contiguous();
+            });
+        }
+
+        return source;
+    }
+
     /// <summary>Stops the run when a zero came back to life.</summary>
     /// <exception cref="EspalierException">Names the weight.</exception>
     public void CheckZeros(LanguageModel model)
@@ -106,6 +134,9 @@ internal sealed class PrunedSource : IPrunedModel
             EspalierException.Require(revived == 0, $"Retraining revived {revived} pruned weights of {linear.Name}; nothing was written. This is a fault, please report it.");
         }
     }
+
+    // Programs that go by the configuration must not read quantised weights as 16-bit floats.
+    private static ModelConfig AsFloat32(ModelConfig config) => config.With([("dtype", null), ("torch_dtype", "float32")]);
 
     // Masks are [out, in]; a weight may be stored the other way round.
     private static Tensor Oriented(SparsityMask mask, WeightLayout layout) => layout is WeightLayout.OutIn ? mask.ToTensor() : mask.ToTensor().t();

@@ -30,6 +30,9 @@ public sealed record PruningPlan
     /// <summary>A layer-wise reconstruction by gradients, block by block; null does none.</summary>
     public IBlockRepair? Reconstruction { get; init; }
 
+    /// <summary>Rounding of the kept weights to 8 or 4 bits, with pruning or without (a sparsity of 0), and once more after a training; null rounds nothing.</summary>
+    public Quantisation? Quantisation { get; init; }
+
     /// <summary>What is trained afterwards, on the model's own loss; null does none.</summary>
     public IRetraining? Retraining { get; init; }
 
@@ -39,6 +42,15 @@ public sealed record PruningPlan
     /// <summary>Whether criterion and repair are one sweep of one system (SparseGPT).</summary>
     public bool IsJoint => Criterion is IJointPruner && Repair?.GetType() == Criterion.GetType();
 
+    /// <summary>Whether nothing is pruned.</summary>
+    internal bool IsDense => Pattern is Pattern.UnstructuredPattern { Sparsity: 0 };
+
+    /// <summary>Whether weights are changed beyond being masked.</summary>
+    internal bool ChangesWeights => Repair is not null || Reconstruction is not null || Quantisation is not null;
+
+    /// <summary>The system that repairs and rounds in one sweep; null where these are two steps, or only one is asked for.</summary>
+    internal IJointQuantiser? RoundingRepair => Quantisation?.Method is IJointQuantiser && Repair is IJointQuantiser repair && Quantisation.Method.GetType() == repair.GetType() ? repair : null;
+
     /// <summary>The scope in force: the pattern's, or the criterion's own where the pattern names none.</summary>
     public Scope Scope => Allocator is GlobalRanking ? Scope.Global
         : Pattern is Pattern.UnstructuredPattern { Scope: not Scope.Default and var scope } ? scope : Criterion.DefaultScope;
@@ -47,14 +59,14 @@ public sealed record PruningPlan
     public bool IsStructured => Pattern is Pattern.StructuredPattern;
 
     /// <summary>Whether the plan only retrains: no weight is removed or changed before that.</summary>
-    public bool OnlyRetrains => Pattern is Pattern.UnstructuredPattern { Sparsity: 0 } && Repair is null && Reconstruction is null && Retraining is not null;
+    public bool OnlyRetrains => IsDense && !ChangesWeights && Retraining is not null;
 
     /// <summary>The allocator of units in force.</summary>
     internal IUnitAllocator EffectiveUnitAllocator => UnitAllocator
         ?? (Criterion is IUnitAllocator own && Pattern is Pattern.StructuredPattern { HasSizes: false } pattern && !(own.IsUneven && pattern.Uniform) ? own : new Uniform());
 
     /// <summary>What the one calibration pass has to collect.</summary>
-    public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None) | AlsoCollect;
+    public CalibrationNeeds Needs => Criterion.Needs | (Repair?.Needs ?? CalibrationNeeds.None) | (Quantisation?.Method.Needs ?? CalibrationNeeds.None) | AlsoCollect;
 
     /// <summary>What it collects beyond that, for the report: with the Hessian, every layer's output error is known. Default: nothing.</summary>
     public CalibrationNeeds AlsoCollect { get; init; }
@@ -75,10 +87,14 @@ public sealed record PruningPlan
     {
         if (Pattern is Pattern.StructuredPattern structured)
         {
+            EspalierException.Require(Quantisation is null,
+                "With the pattern structured nothing is quantised; cut the model first, then quantise what came out with a plan of its own (sparsity: 0).");
             Structured.StructuredRules.Check(this, structured);
             return;
         }
 
+        EspalierException.Require(RoundingRepair is not { } joint || Describe(joint) == Describe(Quantisation!.Method),
+            $"{(Repair is null ? "" : NameOf(Repair))} repairs and rounds in one sweep, so it cannot have other options as quantiser than as repair; give both the same.");
         EspalierException.Require(UnitAllocator is null, $"The allocator {(UnitAllocator is null ? "" : NameOf(UnitAllocator))} shares out whole units; it goes with the pattern structured.");
         EspalierException.Require(Criterion is not IUnitCriterion { UnitsOnly: true },
             $"{NameOf(Criterion)} ranks whole units, not single weights; use the pattern structured.");
@@ -113,6 +129,7 @@ public sealed record PruningPlan
         ("allocator", IsStructured ? Describe(EffectiveUnitAllocator) : Describe(Allocator)),
         ("repair", Describe(Repair)),
         ("reconstruction", Describe(Reconstruction)),
+        ("quantisation", Quantisation is { } q ? $"{Sparsity.Packed.PackedTypes.WordOf(q.Type)} by {Describe(q.Method)}" : "none"),
         ("retraining", Describe(Retraining)),
         ("seed", Seed.Value.ToString(System.Globalization.CultureInfo.InvariantCulture)),
     ];

@@ -127,7 +127,7 @@ public sealed class PruningPreview
 
     private static string WhyText(PruningPlan plan) =>
         plan.Measured.FirstOrDefault() is { } part ? $"{PruningPlan.NameOf(part)} looks at the dense model"
-        : $"{PruningPlan.NameOf(plan.Criterion is IUnitCriterion { ReadsActivations: false } && plan.Repair is { } repair ? repair : plan.Criterion)} looks at activations";
+        : $"{PruningPlan.NameOf(plan.Criterion is IUnitCriterion { ReadsActivations: false } ? plan.Repair ?? (object?)plan.Quantisation?.Method ?? plan.Criterion : plan.Criterion)} looks at activations";
 
     private static (List<PlannedLayer> Layers, List<int> Kinds, List<string> Groups, long LargestBlock) Walk(PruningPlan plan, ModelConfig config)
     {

@@ -21,7 +21,7 @@ public sealed record PruningReport
     /// <summary>Where the texts came from: calibration, retraining, evaluation, each with a content hash.</summary>
     public required IReadOnlyDictionary<string, string> Data { get; init; }
 
-    /// <summary>Perplexities by stage, in order: dense, pruned, repaired, retrained (only those that were measured).</summary>
+    /// <summary>Perplexities by stage, in order: dense, pruned, repaired (quantised where the plan quantises, repaired or not), retrained, requantised (only those that were measured).</summary>
     public required IReadOnlyList<StageQuality> Quality { get; init; }
 
     /// <summary>The share of the lost log-perplexity that repair and retraining won back, 0…1; null where nothing was lost or measured.</summary>
@@ -47,6 +47,9 @@ public sealed record PruningReport
 
     /// <summary>What was cut out; null where weights were masked.</summary>
     public Structured.StructureReport? Structure { get; init; }
+
+    /// <summary>What quantisation came to; null where nothing was quantised.</summary>
+    public QuantisationReport? Quantisation { get; init; }
 
     /// <summary>What the losses are ("cross-entropy, nats per token"); null without retraining.</summary>
     public string? LossName { get; init; }
@@ -85,7 +88,7 @@ public sealed record PruningReport
 public sealed record DiskSize(long Before, long After);
 
 /// <summary>The quality of one stage.</summary>
-/// <param name="Stage">dense, pruned, repaired or retrained.</param>
+/// <param name="Stage">dense, pruned, repaired, quantised, retrained or requantised.</param>
 /// <param name="Perplexity">exp of the mean loss per token.</param>
 /// <param name="StandardError">Standard error of the log-perplexity over windows.</param>
 public sealed record StageQuality(string Stage, double Perplexity, double StandardError);

@@ -9,7 +9,7 @@ namespace Espalier.Pruning;
 /// <summary>A pruning run as one page to look at.</summary>
 public static class PruningReportPage
 {
-    private static readonly Dictionary<string, Tone> Tones = new() { ["dense"] = Tone.Slate, ["pruned"] = Tone.Clay, ["repaired"] = Tone.Ochre, ["retrained"] = Tone.Leaf };
+    private static readonly Dictionary<string, Tone> Tones = new() { ["dense"] = Tone.Slate, ["pruned"] = Tone.Clay, ["repaired"] = Tone.Ochre, ["quantised"] = Tone.Ochre, ["retrained"] = Tone.Leaf, ["requantised"] = Tone.Leaf };
 
     /// <summary>Writes <c>report.html</c>, <c>report.json</c> and <c>plan.yaml</c> into the run's output folder.</summary>
     public static void SaveAll(PruningReport report)
@@ -55,6 +55,11 @@ public static class PruningReportPage
                 new LineChart { Title = "Loss", XLabel = "step", YLabel = report.LossName ?? "loss", Smoothing = 0.9, Lines = [Series.Of("loss", report.Losses)] });
         }
 
+        if (report.Quantisation is { } quantisation)
+        {
+            page = page.Section("Quantisation", quantisation.ToString() + RequantisingCost(report), DataTable.Of([KeyValuePair.Create("rounded", report.Plan["quantisation"])], "what", "how"));
+        }
+
         if (report.Activations is { Count: > 0 } activations)
         {
             page = page.Section("Activations", ActivationReport.Sentence(activations), ActivationReport.Chart(activations));
@@ -89,7 +94,9 @@ public static class PruningReportPage
     /// <summary>The run in one sentence.</summary>
     public static string Headline(PruningReport report)
     {
-        string what = report.Structure is { } structure ? StructureText.Sentence(structure) : OnlyRetrained(report) ? "No weight was pruned; the model was retrained." : $"{Percent(report.Pruned / (double)report.Prunable)} of the prunable weights are zero.";
+        string what = report.Structure is { } structure ? StructureText.Sentence(structure) : OnlyRetrained(report) ? "No weight was pruned; the model was retrained."
+            : report is { Pruned: 0, Quantisation: not null } ? "No weight was pruned." : $"{Percent(report.Pruned / (double)report.Prunable)} of the prunable weights are zero.";
+        what += report.Quantisation is { } quantisation ? $" The kept weights are rounded to {quantisation.Type}." : "";
         StageQuality? dense = report.Quality.FirstOrDefault(q => q.Stage == "dense"), last = report.Quality.LastOrDefault();
         if (dense is null || last is null || last == dense)
         {
@@ -102,6 +109,13 @@ public static class PruningReportPage
                 ? $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and back to {Format(last.Perplexity)}: {Percent(won)} of the loss won back."
                 : $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(pruned.Perplexity)}, and on to {Format(last.Perplexity)}: nothing of the loss was won back."
             : $"{what} Perplexity went from {Format(dense.Perplexity)} to {Format(last.Perplexity)}.";
+    }
+
+    /// <summary>What rounding once more after a training cost, as a sentence; empty where that did not happen.</summary>
+    public static string RequantisingCost(PruningReport report)
+    {
+        StageQuality? before = report.Quality.FirstOrDefault(q => q.Stage == "retrained"), after = report.Quality.FirstOrDefault(q => q.Stage == "requantised");
+        return before is null || after is null ? "" : $" Rounding again after retraining took perplexity from {Format(before.Perplexity)} to {Format(after.Perplexity)}.";
     }
 
     private static bool OnlyRetrained(PruningReport report) => report is { Pruned: 0, Structure: null, Trained: not null };

@@ -41,7 +41,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         using MeasuredPlan measured = MeasuredPlan.Of(trial, model, journal.Folder, preview.Spills, progress, cancellation);
         job = trial with { Plan = measured.Plan };
         preview = Pruner.Plan(job, model);
-        var pass = new BlockPass(job, model, model.Source, journal, preview, progress);
+        var pass = new BlockPass(job, model, Ground(job, model, preview), journal, preview, progress);
         return [.. preview.Kinds.Select(i => pass.Try(i, cancellation))];
     }
 
@@ -89,8 +89,8 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
 
         IPrunedModel pruned = Timed("pruning", () => Prune(model, journal, preview));
         ModelConfig config = pruned.Config;
-        bool changedByRepair = job.Plan.Repair is not null || job.Plan.Reconstruction is not null;
-        if (changedByRepair && job.Evaluation.Length > 0)
+        string changed = job.Plan.Quantisation is not null ? "quantised" : job.Plan.ChangesWeights ? "repaired" : "pruned";
+        if (job.Plan is { ChangesWeights: true, IsDense: false } && job.Evaluation.Length > 0)
         {
             using var masked = new StreamedModel(config, pruned.Unrepaired());
             Measure("pruned", quality, masked, spill);
@@ -101,7 +101,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         RetrainingResult? retraining = null;
         double? reopened;
         ITensorSource result = pruned.Finished();
-        string finalStage = job.Plan.Retraining is not null ? "retrained" : changedByRepair ? "repaired" : "pruned";
+        string finalStage = job.Plan.Retraining is null ? changed : job.Plan.Quantisation is null ? "retrained" : "requantised";
         if (job.Plan.Retraining is null)
         {
             Timed("writing", () => OutputWriter.Write(job, config, result, pruned, progress, cancellation));
@@ -112,12 +112,12 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             if (job.Evaluation.Length > 0 && !job.Plan.OnlyRetrains)
             {
                 using var before = new StreamedModel(config, result);
-                Measure(changedByRepair ? "repaired" : "pruned", quality, before, spill);
+                Measure(changed, quality, before, spill);
             }
 
             if (!job.Plan.OnlyRetrains)
             {
-                samples.Continue(changedByRepair ? "repaired" : "pruned", config, result, cancellation);
+                samples.Continue(changed, config, result, cancellation);
             }
 
             using LanguageModel whole = LanguageModel.Load(config, result, job.Device, progress);
@@ -125,6 +125,13 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             pruned.CheckZeros(whole);
             ITensorSource trained = pruned.Trained(whole);
             ModelConfig written = retraining.Config ?? config;
+            if (job.Plan.Quantisation is not null)
+            {
+                using var unrounded = new StreamedModel(written, trained);
+                Measure("retrained", quality, unrounded, spill);
+                trained = pruned.Requantised(trained);
+            }
+
             Timed("writing", () => OutputWriter.Write(job, written, trained, pruned, progress, cancellation));
             reopened = OutputWriter.CompareReopened(job, written, trained);
         }
@@ -136,8 +143,9 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         }
 
         samples.Continue(finalStage, ModelConfig.Load(job.Out), output, cancellation);
+        QuantisationReport? quantisation = job.Plan.Quantisation is { } asked ? Timed("checking", () => QuantisationReport.Of(output, pruned, asked.Type)) : null;
         StructureReport? structure = pruned.Structure is { } cut ? cut with { Speed = CompareSpeed(model, output, preview) } : null;
-        PruningReport report = Assemble(checkpoint, output, model.Config, preview, pruned, quality, retraining, samples, reopened) with { Structure = structure };
+        PruningReport report = Assemble(checkpoint, output, model.Config, preview, pruned, quality, retraining, samples, reopened) with { Structure = structure, Quantisation = quantisation };
         journal.Remove();
         return report;
     }
@@ -149,9 +157,14 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             return new StructuredPass(job, model, journal, preview, progress).Run(cancellation);
         }
 
-        new BlockPass(job, model, model.Source, journal, preview, progress).Run(cancellation);
-        return new PrunedSource(model.Source, model.Config, journal);
+        ITensorSource ground = Ground(job, model, preview);
+        new BlockPass(job, model, ground, journal, preview, progress).Run(cancellation);
+        return new PrunedSource(ground, model.Config, journal, job.Plan.Quantisation?.Type);
     }
+
+    // What decides the element types of the output.
+    private static ITensorSource Ground(PruningJob job, StreamedModel model, PruningPreview preview) =>
+        job.Plan.Quantisation is null ? model.Source : new WidenedSource(model.Source, [.. preview.Asked.Keys]);
 
     private static Dictionary<string, SparsityMask> Masks(IPrunedModel pruned) => pruned.Names.ToDictionary(n => n, pruned.Mask, StringComparer.Ordinal);
 

@@ -1,4 +1,5 @@
 using Espalier.Runtime;
+using Espalier.Sparsity.Packed;
 using static TorchSharp.torch;
 
 namespace Espalier.Sparsity;
@@ -121,6 +122,36 @@ public interface IJointPruner : ICriterion, IRepair
     /// <param name="pattern">What may be removed.</param>
     /// <param name="sparsity">The share of this layer to remove, as the allocator gave it (an N:M pattern fixes it).</param>
     PrunedLayer Prune(LayerContext layer, Pattern pattern, double sparsity);
+}
+
+/// <summary>Rounds the kept weights of one layer to numbers that a packed type holds exactly.</summary>
+public interface IWeightQuantiser
+{
+    /// <summary>What it must know of the layer's inputs.</summary>
+    CalibrationNeeds Needs { get; }
+
+    /// <summary>The layer on the type's grid (int8: a scale per row; int4: a bfloat16 scale per 64 columns); the mask stays, though a kept weight may become 0.</summary>
+    /// <param name="layer">The dense layer.</param>
+    /// <param name="pruned">What pruning and repair left of it.</param>
+    /// <param name="type">int8 or int4.</param>
+    PrunedLayer Quantise(LayerContext layer, PrunedLayer pruned, PackedType type);
+}
+
+/// <summary>A system that chooses, repairs and rounds weights in one sweep (SparseGPT): what a plan names it for together is done together.</summary>
+public interface IJointQuantiser : IJointPruner, IWeightQuantiser
+{
+    /// <summary>Chooses, repairs and rounds.</summary>
+    /// <param name="layer">The dense layer.</param>
+    /// <param name="pattern">What may be removed.</param>
+    /// <param name="sparsity">The share of this layer to remove.</param>
+    /// <param name="type">int8 or int4.</param>
+    PrunedLayer Prune(LayerContext layer, Pattern pattern, double sparsity, PackedType type);
+
+    /// <summary>Repairs and rounds under a mask that is known.</summary>
+    /// <param name="layer">The dense layer.</param>
+    /// <param name="pruned">The mask.</param>
+    /// <param name="type">int8 or int4.</param>
+    PrunedLayer Repair(LayerContext layer, PrunedLayer pruned, PackedType type);
 }
 
 /// <summary>A prunable weight as an allocator sees it.</summary>

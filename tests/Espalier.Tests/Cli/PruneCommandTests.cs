@@ -38,6 +38,10 @@ public sealed class PruneCommandTests
     [InlineData("Did you mean 'neurons'", "--pattern", "structured", "--sparsity", "0.2", "--units", "neuron")]
     [InlineData("key-value groups of 2", "--criterion", "magnitude", "--pattern", "structured", "--heads", "3")]
     [InlineData("'levls' is no option of rdprune", "--sparsity", "0.5", "--allocator", "rdprune", "--set", "prune.allocator.levls=4")]
+    [InlineData("'int5' is no type of packed values", "--criterion", "magnitude", "--sparsity", "0.5", "--quantise", "int5")]
+    [InlineData("'quantise' names no type", "--criterion", "magnitude", "--sparsity", "0.5", "--rounding", "rtn")]
+    [InlineData("needs calibration text (sparsegpt looks at activations)", "--sparsity", "0", "--quantise", "int8", "--rounding", "sparsegpt")]
+    [InlineData("nothing is quantised", "--criterion", "magnitude", "--pattern", "structured", "--sparsity", "0.2", "--quantise", "int8")]
     [InlineData("'lots' is no size", "--criterion", "magnitude", "--sparsity", "0.5", "--memory", "lots")]
     [InlineData("There is no file or folder \"nowhere.txt\"", "--criterion", "magnitude", "--sparsity", "0.5", "--retrain", "perp", "--train-data", "nowhere.txt")]
     [InlineData("needs calibration text (flap looks at activations)", "--criterion", "magnitude", "--repair", "flap", "--pattern", "structured", "--sparsity", "0.2")]
@@ -62,6 +66,21 @@ public sealed class PruneCommandTests
         // The first line has the model's path, and time depends on the machine.
         Golden.Check(golden, string.Join('\n', tool.Output.ReplaceLineEndings("\n").Split('\n').Skip(1).SkipWhile(l => !l.StartsWith("  criterion", StringComparison.Ordinal)).Where(l => !l.StartsWith("Estimated:", StringComparison.Ordinal))));
         Directory.Exists(folder["out"]).ShouldBeFalse();
+    }
+
+    [Fact]
+    public async Task A_quantising_plan_says_so_beforehand_and_what_it_came_to()
+    {
+        using var folder = new TemporaryFolder();
+        string[] words = ["prune", Assets.DefaultModel, "--sparsity", "0", "--quantise", "int4", "--set", "quantise.method=rtn", "--out", folder["out"]];
+        Tool preview = await Tool.RunAsync([.. words, "--dry-run"], CancellationToken.None);
+        preview.Output.ShouldContain("quantisation   int4 by rtn");
+        Tool tool = await Tool.RunAsync(words, CancellationToken.None);
+        tool.Code.ShouldBe(0, tool.Error);
+        tool.Output.ShouldContain("No weight was pruned. The kept weights are rounded to int4.");
+        tool.Output.ReplaceLineEndings(" ").ShouldContain("come back bit by bit");
+        ReportJson.Load<PruningReport>(Path.Combine(folder["out"], "report.json")).Quantisation!.BitsPerWeight.ShouldBeInRange(4.9, 5.4);
+        File.ReadAllText(Path.Combine(folder["out"], "plan.yaml")).ShouldContain("type: int4");
     }
 
     [Fact]

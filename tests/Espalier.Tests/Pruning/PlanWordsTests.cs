@@ -85,6 +85,7 @@ public sealed class PlanWordsTests
     [InlineData("criterion", "flap gblm magnitude minitron random sparsegpt wanda")]
     [InlineData("Allocator", "ecoflap erk flap global rdprune uniform")]
     [InlineData("repair", "dsnot flap perp sparsegpt")]
+    [InlineData("quantiser", "rtn sparsegpt")]
     [InlineData("retraining", "minitron perp prosparse")]
     public void Parts_of_a_plan_list_the_systems_that_can_stand_there(string part, string systems) =>
         string.Join(' ', PlanWords.Systems(part)!.Select(e => e.Slug).Order(StringComparer.Ordinal)).ShouldBe(systems);

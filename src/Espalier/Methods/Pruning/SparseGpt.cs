@@ -2,6 +2,7 @@ using System.Globalization;
 using Espalier.Catalogue;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Sparsity.Packed;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -15,14 +16,15 @@ namespace Espalier.Methods.Pruning;
 /// Frantar, Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot". As a criterion alone it
 /// scores W²/U_jj²; as a repair alone it updates the weights under any other criterion's mask; as both it is the published
 /// sweep, whose unstructured threshold is taken over blocks of columns and removes one weight a block more than floor.
+/// As a quantiser it rounds the kept weights in that sweep, and the columns to the right absorb that error as well.
 /// The factorisation runs on the CPU in float64 up to 4096 inputs and in float32 above.
 /// </remarks>
 [Method("sparsegpt", "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
     Family = "Pruning",
     Source = "Frantar, Alistarh, arXiv 2301.00774, ICML 2023",
     Summary = "Prunes column by column and lets the remaining weights absorb the error; best at 2:4 and high sparsity.",
-    Fits = "criterion and repair, alone or as one sweep; unstructured or N:M; any allocator and retraining")]
-public sealed partial class SparseGpt : IJointPruner
+    Fits = "criterion, repair and quantiser, alone or as one sweep; unstructured or N:M; any allocator and retraining")]
+public sealed partial class SparseGpt : IJointQuantiser
 {
     /// <summary>Up to this many inputs the factorisation runs in float64.</summary>
     private const long DoubleColumns = 4096;
@@ -85,9 +87,33 @@ public sealed partial class SparseGpt : IJointPruner
     }
 
     /// <inheritdoc/>
-    public PrunedLayer Prune(LayerContext layer, Pattern pattern, double sparsity)
+    public PrunedLayer Repair(LayerContext layer, PrunedLayer pruned, PackedType type) => Rounded(layer, layer.Weight, pruned, type);
+
+    /// <summary>The sweep of what is left: rounding alone leaves an error, and the kept weights absorb it. Weights that are 0 stay 0.</summary>
+    public PrunedLayer Quantise(LayerContext layer, PrunedLayer pruned, PackedType type) => Rounded(layer, pruned.Weight, pruned, type);
+
+    /// <inheritdoc/>
+    public PrunedLayer Prune(LayerContext layer, Pattern pattern, double sparsity) => Prune(layer, pattern, sparsity, null);
+
+    /// <inheritdoc/>
+    public PrunedLayer Prune(LayerContext layer, Pattern pattern, double sparsity, PackedType type) => Prune(layer, pattern, sparsity, (PackedType?)type);
+
+    private PrunedLayer Rounded(LayerContext layer, Tensor weight, PrunedLayer pruned, PackedType type)
     {
         using var scope = NewDisposeScope();
+        SparseGptResult result = Update(weight, HessianOf(layer), pruned.Keep.logical_and(weight.ne(0)), layer.Name, type);
+        return pruned with { Weight = result.Weight.MoveToOuterDisposeScope() };
+    }
+
+    private PrunedLayer Prune(LayerContext layer, Pattern pattern, double sparsity, PackedType? type)
+    {
+        using var scope = NewDisposeScope();
+        if (type is { } grid && pattern is Pattern.UnstructuredPattern && sparsity == 0)
+        {
+            PrunedLayer whole = Rounded(layer, layer.Weight, new PrunedLayer(layer.Weight, ones_like(layer.Weight, ScalarType.Bool)), grid);
+            return new PrunedLayer(whole.Weight.MoveToOuterDisposeScope(), whole.Keep.MoveToOuterDisposeScope());
+        }
+
         Tensor H = HessianOf(layer);
         if (pattern is Pattern.SemiStructuredPattern groups)
         {
@@ -96,8 +122,8 @@ public sealed partial class SparseGpt : IJointPruner
         }
 
         SparseGptResult result = pattern is Pattern.SemiStructuredPattern p
-            ? PruneGroups(layer.Weight, H, p.M - p.N, p.M, layer.Name)
-            : PruneFreely(layer.Weight, H, sparsity, layer.Name);
+            ? PruneGroups(layer.Weight, H, p.M - p.N, p.M, layer.Name, type)
+            : PruneFreely(layer.Weight, H, sparsity, layer.Name, type);
         return new PrunedLayer(result.Weight.MoveToOuterDisposeScope(), result.Keep.MoveToOuterDisposeScope());
     }
 
@@ -106,10 +132,11 @@ public sealed partial class SparseGpt : IJointPruner
     /// <param name="H">The raw Hessian [C, C] (2/N)·Σ x xᵀ: no dead-input fix, no damping.</param>
     /// <param name="sparsity">In [0, 1).</param>
     /// <param name="layer">The layer's name, for messages.</param>
-    public SparseGptResult PruneFreely(Tensor W, Tensor H, double sparsity, string layer = "the layer")
+    /// <param name="grid">int8 or int4 rounds the kept weights in the same sweep; null rounds nothing.</param>
+    public SparseGptResult PruneFreely(Tensor W, Tensor H, double sparsity, string layer = "the layer", PackedType? grid = null)
     {
         MaskSelection.PruneCount(0, sparsity);
-        return Sweep(W, H, new SweepRule(Sparsity: sparsity), layer);
+        return Sweep(W, H, new SweepRule(Sparsity: sparsity, Grid: grid), layer);
     }
 
     /// <summary>The published sweep, N:M: of every <paramref name="m"/> columns of a block, as they then are, <paramref name="pruneN"/> go.</summary>
@@ -118,12 +145,13 @@ public sealed partial class SparseGpt : IJointPruner
     /// <param name="pruneN">How many of each group are removed, at least 1.</param>
     /// <param name="m">The size of a group; divides the block size, unless one block holds all columns.</param>
     /// <param name="layer">The layer's name, for messages.</param>
-    public SparseGptResult PruneGroups(Tensor W, Tensor H, int pruneN, int m, string layer = "the layer")
+    /// <param name="grid">int8 or int4 rounds the kept weights in the same sweep; null rounds nothing.</param>
+    public SparseGptResult PruneGroups(Tensor W, Tensor H, int pruneN, int m, string layer = "the layer", PackedType? grid = null)
     {
         EspalierException.Require(pruneN >= 1 && pruneN <= m, $"Pruning {pruneN} of every {m} weights of {layer} is not possible; the first must lie between 1 and the second.");
         EspalierException.Require(Blocksize % m == 0 || Blocksize >= W.shape[^1],
             $"A block size of {Blocksize} does not divide into groups of {m}, and groups restart at each block; use a multiple of {m}, such as {Math.Max(1, Blocksize / m) * m}.");
-        return Sweep(W, H, new SweepRule(PruneN: pruneN, M: m), layer);
+        return Sweep(W, H, new SweepRule(PruneN: pruneN, M: m, Grid: grid), layer);
     }
 
     /// <summary>The sweep with a fixed mask; its result does not depend on the block size.</summary>
@@ -131,10 +159,11 @@ public sealed partial class SparseGpt : IJointPruner
     /// <param name="H">The raw Hessian [C, C].</param>
     /// <param name="keep">[R, C], bool: true stays.</param>
     /// <param name="layer">The layer's name, for messages.</param>
-    public SparseGptResult Update(Tensor W, Tensor H, Tensor keep, string layer = "the layer")
+    /// <param name="grid">int8 or int4 rounds the kept weights in the same sweep; null rounds nothing.</param>
+    public SparseGptResult Update(Tensor W, Tensor H, Tensor keep, string layer = "the layer", PackedType? grid = null)
     {
         EspalierException.Require(keep.shape.AsSpan().SequenceEqual(W.shape), $"The mask of {layer} is [{string.Join(", ", keep.shape)}], its weight [{string.Join(", ", W.shape)}]; they must be of one shape.");
-        return Sweep(W, H, new SweepRule(Given: keep), layer);
+        return Sweep(W, H, new SweepRule(Given: keep, Grid: grid), layer);
     }
 
     private SparseGptResult Sweep(Tensor W, Tensor H, SweepRule rule, string layer)
@@ -147,12 +176,21 @@ public sealed partial class SparseGpt : IJointPruner
         ScalarType type = wide ? ScalarType.Float64 : ScalarType.Float32;
         Tensor swept = W.detach().cpu().to(type, copy: true).contiguous().masked_fill_(factor.Dead, 0);
         Tensor U = factor.U.to(type).contiguous();
-        (Tensor keep, Tensor losses) = wide
-            ? new SparseGptSweep<double>(swept, U, rule, layer).Run(Blocksize)
-            : new SparseGptSweep<float>(swept, U, rule, layer).Run(Blocksize);
+        Tensor? unrounded = null;
+        if (rule.Grid is not null)
+        {
+            unrounded = swept.clone();
+            Run(unrounded, rule with { Grid = null });
+        }
+
+        (Tensor keep, Tensor losses) = Run(swept, rule);
         return new SparseGptResult(
             swept.to(W.dtype).to(W.device).MoveToOuterDisposeScope(), keep.to(W.device).MoveToOuterDisposeScope(),
             losses.MoveToOuterDisposeScope(), factor.Damping, factor.Dead.sum().item<long>());
+
+        (Tensor Keep, Tensor Losses) Run(Tensor weights, SweepRule how) => wide
+            ? new SparseGptSweep<double>(weights, U, how, layer, unrounded).Run(Blocksize)
+            : new SparseGptSweep<float>(weights, U, how, layer, unrounded).Run(Blocksize);
     }
 
     private InverseHessianFactor Factor(Tensor H, Tensor W, string layer)

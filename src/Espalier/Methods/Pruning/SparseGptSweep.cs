@@ -1,6 +1,7 @@
 using System.Numerics;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Sparsity.Packed;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -10,10 +11,12 @@ namespace Espalier.Methods.Pruning;
 /// <param name="Sparsity">The share of each block, where weights are chosen freely.</param>
 /// <param name="PruneN">How many of each group go; 0 where weights are chosen freely.</param>
 /// <param name="M">The size of a group.</param>
-internal sealed record SweepRule(Tensor? Given = null, double Sparsity = 0, int PruneN = 0, int M = 0);
+/// <param name="Grid">int8 or int4 where kept weights are rounded as well.</param>
+internal sealed record SweepRule(Tensor? Given = null, double Sparsity = 0, int PruneN = 0, int M = 0, PackedType? Grid = null);
 
 /// <summary>
-/// The column sweep of SparseGPT (steps 5 to 7): what a pruned weight contributed is moved onto the columns after it.
+/// The column sweep of SparseGPT (steps 5 to 7): what a pruned weight contributed, and what rounding took from a kept one, is
+/// moved onto the columns after it.
 /// </summary>
 /// <remarks>
 /// All rows share U and are independent inside a block once the block's mask is known, so the block is swept row by row
@@ -32,18 +35,28 @@ internal sealed unsafe class SparseGptSweep<T>
     private readonly long _rows;
     private readonly long _columns;
     private readonly double[] _losses;
+    private readonly float[] _scales = [];
+    private readonly int _group;
+    private readonly int _groups;
 
     /// <summary>Prepares to sweep.</summary>
     /// <param name="W">[R, C] of T, contiguous; it is changed in place.</param>
     /// <param name="U">[C, C] of T, contiguous.</param>
     /// <param name="rule">What goes.</param>
     /// <param name="layer">The layer's name, for messages.</param>
-    public SparseGptSweep(Tensor W, Tensor U, SweepRule rule, string layer)
+    /// <param name="unrounded">Where weights are rounded, what the sweep leaves without that [R, C] of T, contiguous: scales are taken from it.</param>
+    public SparseGptSweep(Tensor W, Tensor U, SweepRule rule, string layer, Tensor? unrounded = null)
     {
         (_W, _U, _rule, _layer) = (W, U, rule, layer);
         (_rows, _columns) = (W.shape[0], W.shape[1]);
         _keep = rule.Given?.to(ScalarType.Bool).cpu().contiguous() ?? empty([_rows, _columns], ScalarType.Bool);
         _losses = new double[_rows];
+        if (rule.Grid is { } grid)
+        {
+            _group = Grid.GroupOf(grid, (int)_columns);
+            _groups = (int)((_columns + _group - 1) / _group);
+            _scales = Scales(unrounded!);
+        }
     }
 
     /// <summary>Sweeps all columns.</summary>
@@ -100,7 +113,7 @@ internal sealed unsafe class SparseGptSweep<T>
                 for (long row = chunk * 16; row < Math.Min(_rows, (chunk + 1) * 16); row++)
                 {
                     long at = row * _columns + start;
-                    if (!SweepRow((T*)weights + at, (byte*)mask + at, (T*)errors + row * width, U, width, ref _losses[row]))
+                    if (!SweepRow((T*)weights + at, (byte*)mask + at, (T*)errors + row * width, U, width, _scales.AsSpan((int)row * _groups, _groups), start, ref _losses[row]))
                     {
                         Volatile.Write(ref finite, false);
                     }
@@ -113,8 +126,8 @@ internal sealed unsafe class SparseGptSweep<T>
         EspalierException.Require(finite, $"The weights of {_layer} hold NaN or infinite values, or its Hessian is too badly conditioned for its update.");
     }
 
-    /// <summary>Step 6 for one row: err = w/U_ii where w goes, and w[i..] −= err·U[i, i..].</summary>
-    private bool SweepRow(T* w, byte* keep, T* errors, T* U, int width, ref double loss)
+    /// <summary>Step 6 for one row: err = (w − q)/U_ii with q = 0 where w goes and else w rounded, and w[i..] −= err·U[i, i..].</summary>
+    private bool SweepRow(T* w, byte* keep, T* errors, T* U, int width, ReadOnlySpan<float> scales, long start, ref double loss)
     {
         T rowLoss = T.Zero;
         T half = T.CreateChecked(0.5);
@@ -125,20 +138,49 @@ internal sealed unsafe class SparseGptSweep<T>
                 return false;
             }
 
+            T rounded = T.Zero;
             if (keep[i] != 0)
             {
-                continue;
+                if (_rule.Grid is not { } grid)
+                {
+                    continue;
+                }
+
+                rounded = T.CreateChecked(Grid.Nearest(grid, float.CreateChecked(w[i]), scales[(int)((start + i) / _group)]));
             }
 
-            T error = w[i] / U[i * width + i];
+            T error = (w[i] - rounded) / U[i * width + i];
             rowLoss += half * error * error;
             errors[i] = error;
-            w[i] = T.Zero;
+            w[i] = rounded;
             Subtract(w, U + i * width, error, i + 1, width);
         }
 
         loss += double.CreateChecked(rowLoss);
         return T.IsFinite(rowLoss);
+    }
+
+    // The scales of every row, group by group, from weights as pruning alone leaves them: compensation makes weights grow,
+    // and a scale taken before that would cut them off.
+    private float[] Scales(Tensor unrounded)
+    {
+        var scales = new float[_rows * _groups];
+        var values = new float[_group];
+        T* weights = TensorMemory.Pointer<T>(unrounded);
+        for (long at = 0; at < scales.Length; at++)
+        {
+            long first = at % _groups * _group;
+            int count = (int)Math.Min(_group, _columns - first);
+            for (int k = 0; k < count; k++)
+            {
+                values[k] = float.CreateChecked(weights[(at / _groups * _columns) + first + k]);
+            }
+
+            scales[at] = Grid.Scale(_rule.Grid!.Value, values.AsSpan(0, count));
+        }
+
+        GC.KeepAlive(unrounded);
+        return scales;
     }
 
     /// <summary>Of the next weights as they now are, the ones with the smallest w²/U_jj² go; the lower column where two are equal.</summary>

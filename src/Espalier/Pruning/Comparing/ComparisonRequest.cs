@@ -107,7 +107,7 @@ public sealed record ComparisonRequest
         {
             Plans = [.. parts.Select(p => p.Bind<StudiedPlan>()).Select(p => new NamedPlan(p.Name, new PruneRequest
             {
-                Name = p.Name, Model = study.Model, Out = "-", Data = study.Data, Prune = p.Prune, Retrain = p.Retrain, Memory = study.Memory,
+                Name = p.Name, Model = study.Model, Out = "-", Data = study.Data, Prune = p.Prune, Quantise = p.Quantise, Retrain = p.Retrain, Memory = study.Memory,
             }))],
             Seeds = study.Seeds ?? defaults.Seeds,
             Out = study.Out ?? defaults.Out,
@@ -136,6 +136,8 @@ public sealed record ComparisonRequest
         public required string Name { get; init; }
 
         public PruneSection Prune { get; init; } = new();
+
+        public object? Quantise { get; init; }
 
         public object? Retrain { get; init; }
     }

@@ -74,7 +74,7 @@ internal static class RunMeasuring
         return new RunFigures
         {
             Perplexity = perplexity,
-            BeforeRetraining = report.Trained is null ? null : report.Quality[^2].Perplexity,
+            BeforeRetraining = report.Trained is null ? null : report.Quality[report.Plan["quantisation"] == "none" ? ^2 : ^3].Perplexity,
             LogRise = Math.Log(perplexity / report.Quality[0].Perplexity),
             Sparsity = report.Pruned / (double)report.Prunable,
             Parameters = parameters,

@@ -106,20 +106,28 @@ public static class Packer
         Path.GetFullPath(folder).TrimEnd(Path.DirectorySeparatorChar) != Path.GetFullPath(output).TrimEnd(Path.DirectorySeparatorChar),
         $"The output folder {output} is the model itself; name another folder.");
 
-    /// <summary>The weights that are packed: linear maps of blocks, the token table and a head of its own.</summary>
-    private static Dictionary<string, Shape> Shapes(ModelConfig config, PackOptions options)
+    /// <summary>The weights of the blocks' linear maps, and whether the checkpoint holds them as [in, out].</summary>
+    internal static Dictionary<string, bool> Linears(ModelConfig config)
     {
         Architecture family = Architecture.For(config);
-        var shapes = new Dictionary<string, Shape>(StringComparer.Ordinal);
+        var names = new Dictionary<string, bool>(StringComparer.Ordinal);
         for (int i = 0; i < config.LayerCount; i++)
         {
             using DecoderBlock block = family.CreateBlock(config, i, Placement.Meta);
             foreach (BlockLinear linear in block.Linears)
             {
-                shapes.Add(linear.Name, new Shape(linear.Linear.Layout is WeightLayout.InOut, IsHead: false, options.Type, options.Code));
+                names.Add(linear.Name, linear.Linear.Layout is WeightLayout.InOut);
             }
         }
 
+        return names;
+    }
+
+    /// <summary>The weights that are packed: linear maps of blocks, the token table and a head of its own.</summary>
+    private static Dictionary<string, Shape> Shapes(ModelConfig config, PackOptions options)
+    {
+        Architecture family = Architecture.For(config);
+        Dictionary<string, Shape> shapes = Linears(config).ToDictionary(l => l.Key, l => new Shape(l.Value, IsHead: false, options.Type, options.Code), StringComparer.Ordinal);
         if (options.HeadType is { } type)
         {
             using Embedding embedding = family.CreateEmbedding(config, Placement.Meta);
@@ -148,7 +156,7 @@ public static class Packer
                 continue;
             }
 
-            using PackedMatrix packed = Read(source, info.Name, shape);
+            using PackedMatrix packed = Read(source, info.Name, shape.Transposed, shape.Type, shape.Code);
             spool.Add(info.Name, packed, shape.Transposed);
             totals.Count++;
             totals.HeadWeights += shape.IsHead ? info.ElementCount : 0;
@@ -168,14 +176,14 @@ public static class Packer
         return totals;
     }
 
-    private static unsafe PackedMatrix Read(Checkpoint source, string name, Shape shape)
+    internal static unsafe PackedMatrix Read(ITensorSource source, string name, bool transposed, PackedType type, MatrixCode? code = null)
     {
         using var scope = NewDisposeScope();
         Tensor dense = source.Read(name, ScalarType.Float32);
-        dense = shape.Transposed ? dense.t().contiguous() : dense;
+        dense = transposed ? dense.t().contiguous() : dense;
         try
         {
-            return PackedMatrix.Pack(TensorMemory.Pointer<float>(dense), (int)dense.shape[0], (int)dense.shape[1], shape.Type, shape.Code);
+            return PackedMatrix.Pack(TensorMemory.Pointer<float>(dense), (int)dense.shape[0], (int)dense.shape[1], type, code);
         }
         catch (EspalierException fault)
         {

@@ -12,7 +12,7 @@ internal static class Quantiser
 
     public static float FromBFloat16(ushort value) => BitConverter.UInt32BitsToSingle((uint)value << 16);
 
-    /// <summary>The scale with which the largest weight of a row becomes ±127; 1 for a row of zeros.</summary>
+    /// <summary>The scale with which the largest of some values becomes ±127; 1 where all are zero.</summary>
     public static float Int8Scale(ReadOnlySpan<float> row)
     {
         float largest = 0;
@@ -25,17 +25,41 @@ internal static class Quantiser
         return scale > 0 ? scale : 1;
     }
 
-    /// <summary>The bfloat16 scale of some weights in 8 bits, rounded up so that the largest is not cut.</summary>
-    public static ushort Int8BlockScale(ReadOnlySpan<float> weights)
+    /// <summary>
+    /// The scale of some weights in 8 bits, of a row or a block: a bfloat16. Weights that lie on a grid already get a scale that gives them
+    /// back exactly. For any others the largest becomes ±127, with the scale rounded up: then each code times the scale is exact in
+    /// float32, and what was rounded once is found to lie on its grid again.
+    /// </summary>
+    public static ushort Int8StoredScale(ReadOnlySpan<float> weights)
     {
-        float exact = Int8Scale(weights);
-        ushort stored = ToBFloat16(exact);
-        return (ushort)(FromBFloat16(stored) < exact ? stored + 1 : stored);
+        float largest = 0;
+        foreach (float w in weights)
+        {
+            largest = Math.Max(largest, Math.Abs(w));
+        }
+
+        if (largest == 0)
+        {
+            return ToBFloat16(1);
+        }
+
+        for (int k = 127; k >= 1; k--)
+        {
+            ushort exact = ToBFloat16(largest / k);
+            if (FromBFloat16(exact) * k == largest && IsOnGrid(weights, FromBFloat16(exact)))
+            {
+                return exact;
+            }
+        }
+
+        ushort stored = ToBFloat16(largest / 127);
+        return (ushort)Math.Max(1, FromBFloat16(stored) * 127 < largest ? stored + 1 : stored);
     }
 
     /// <summary>
-    /// The bfloat16 scale of some weights in 4 bits: of two the one with the smaller squared error. With the first the weight of the
-    /// largest size becomes -8 (the scale takes its sign), with the second ±7.
+    /// The bfloat16 scale of some weights in 4 bits. Weights that lie on a grid already get a scale that gives them back exactly, any
+    /// others of two the one with the smaller squared error: with the first the weight of the largest size becomes -8 (the scale
+    /// takes its sign), with the second ±7.
     /// </summary>
     public static ushort Int4Scale(ReadOnlySpan<float> weights)
     {
@@ -45,24 +69,48 @@ internal static class Quantiser
             extreme = Math.Abs(w) > Math.Abs(extreme) ? w : extreme;
         }
 
+        for (int k = -8; k <= 7; k++)
+        {
+            ushort exact = k == 0 ? (ushort)0 : ToBFloat16(extreme / k);
+            if (k != 0 && FromBFloat16(exact) * k == extreme && Int4Error(weights, exact) == 0)
+            {
+                return exact;
+            }
+        }
+
         ushort first = ToBFloat16(extreme / -8), second = ToBFloat16(extreme / 7);
-        return Error(weights, first) <= Error(weights, second) ? first : second;
+        return Int4Error(weights, first) <= Int4Error(weights, second) ? first : second;
     }
 
     /// <summary>The nearest code; 0 where the scale is 0.</summary>
     public static int Code(float weight, float scale, int below, int above) =>
         scale == 0 ? 0 : (int)Math.Clamp(MathF.Round(weight / scale), -below, above);
 
-    private static double Error(ReadOnlySpan<float> weights, ushort stored)
+    /// <summary>The squared error of rounding some weights.</summary>
+    public static double Error(ReadOnlySpan<float> weights, float scale, int below, int above)
     {
-        float scale = FromBFloat16(stored);
         double sum = 0;
         foreach (float w in weights)
         {
-            double difference = w - (double)Code(w, scale, 8, 7) * scale;
+            double difference = w - (double)Code(w, scale, below, above) * scale;
             sum += difference * difference;
         }
 
         return sum;
+    }
+
+    private static double Int4Error(ReadOnlySpan<float> weights, ushort stored) => Error(weights, FromBFloat16(stored), 8, 7);
+
+    private static bool IsOnGrid(ReadOnlySpan<float> row, float scale)
+    {
+        foreach (float w in row)
+        {
+            if (Code(w, scale, 127, 127) * scale != w)
+            {
+                return false;
+            }
+        }
+
+        return true;
     }
 }

@@ -91,7 +91,7 @@ internal static unsafe class RowCodec
     {
         byte* values = to + HeaderBytes(code, type, row.Length);
         ushort* scales = (ushort*)(to + masks.Length * (long)PlaceBytes(code));
-        float rowScale = HasRowScales(code, type) ? Quantiser.Int8Scale(row) : 1;
+        float rowScale = HasRowScales(code, type) ? Quantiser.FromBFloat16(Quantiser.Int8StoredScale(row)) : 1;
         int scaleCount = ScaleCount(code, type);
         Span<float> kept = stackalloc float[Block];
         for (int b = 0; b < masks.Length; b++)
@@ -111,7 +111,7 @@ internal static unsafe class RowCodec
                 float scale = rowScale;
                 if (scaleCount > 0)
                 {
-                    *scales = type is PackedType.Int4 ? Quantiser.Int4Scale(values1) : Quantiser.Int8BlockScale(values1);
+                    *scales = type is PackedType.Int4 ? Quantiser.Int4Scale(values1) : Quantiser.Int8StoredScale(values1);
                     scale = Quantiser.FromBFloat16(*scales++);
                 }
 
