@@ -125,6 +125,7 @@ internal static class PruningText
         }
 
         console.WriteLine();
+        ReaderText.Show(context, report.Readers);
         console.MarkupLine($"Time {Text.Duration(TimeSpan.FromSeconds(report.Seconds.Values.Sum()))}, peak memory {Text.Bytes(report.PeakMemory)}.");
         console.MarkupLine($"Checkpoint: {Markup.Escape(report.Out)}");
         console.MarkupLine($"Report:     {Markup.Escape(Path.Combine(report.Out, "report.html"))}");

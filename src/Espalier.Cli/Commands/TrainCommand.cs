@@ -3,6 +3,7 @@ using System.Globalization;
 using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Models;
+using Espalier.Models.Export;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Espalier.Training;
@@ -83,7 +84,7 @@ internal sealed class TrainCommand : EspalierCommand
             Progress = context.Progress,
         };
         TrainingResult result = Train(training, model, tokens, start, context, cancellation);
-        LanguageModelTraining.Save(model, output, TypeOf(parsed.GetRequiredValue(_type)), tokenizerFolder);
+        double reopened = LanguageModelTraining.Save(model, output, TypeOf(parsed.GetRequiredValue(_type)), tokenizerFolder);
         if (Directory.Exists(state))
         {
             // The checkpoint is on the disk; the optimiser's state is of no further use.
@@ -91,7 +92,7 @@ internal sealed class TrainCommand : EspalierCommand
         }
 
         PerplexityResult? quality = Evaluate(parsed, model, tokenizer, context, cancellation);
-        Show(output, model, result, quality, context);
+        Show(output, model, result, quality, ReaderMatrix.OfCheckpoint(output, reopened), context);
         return ExitCode.Success;
     }
 
@@ -142,7 +143,7 @@ internal sealed class TrainCommand : EspalierCommand
         return Perplexity.Evaluate(model, stack([.. windows.Select(w => tensor(w))]), progress: context.Progress, cancellation: cancellation);
     }
 
-    private static void Show(string output, LanguageModel model, TrainingResult result, PerplexityResult? quality, CommandContext context) => context.Show(
+    private static void Show(string output, LanguageModel model, TrainingResult result, PerplexityResult? quality, IReadOnlyList<ReaderEntry> readers, CommandContext context) => context.Show(
         new
         {
             folder = output,
@@ -155,6 +156,7 @@ internal sealed class TrainCommand : EspalierCommand
             result.Seconds,
             perplexity = quality?.Value,
             perplexityWindows = quality?.Segments,
+            readers,
         },
         () =>
         {
@@ -167,6 +169,7 @@ internal sealed class TrainCommand : EspalierCommand
             }
 
             context.Output.WriteLine($"written to {output}");
+            ReaderText.Show(context, readers);
         });
 
     private static ScalarType TypeOf(string word) => word switch

@@ -33,7 +33,11 @@ public sealed record OnnxExportOptions
 /// <param name="Bytes">The size of the file, its data file included.</param>
 /// <param name="DataPath">The second file with the weights of a model beyond 2 GB; null where there is none.</param>
 /// <param name="Comparison">The file, opened anew and run, against the checkpoint.</param>
-public sealed record OnnxExportReport(string Path, int Opset, int Nodes, IReadOnlyList<string> Inputs, IReadOnlyList<string> Outputs, long Bytes, string? DataPath, ExportComparison Comparison);
+public sealed record OnnxExportReport(string Path, int Opset, int Nodes, IReadOnlyList<string> Inputs, IReadOnlyList<string> Outputs, long Bytes, string? DataPath, ExportComparison Comparison)
+{
+    /// <summary>Which programs load it.</summary>
+    public IReadOnlyList<ReaderEntry> Readers { get; } = ReaderMatrix.OfOnnx(Opset, Comparison);
+}
 
 /// <summary>Writes a model as an ONNX graph of standard operators, tensor by tensor: memory holds the largest tensor, not the model.</summary>
 public static class OnnxExport
