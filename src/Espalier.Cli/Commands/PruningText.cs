@@ -154,7 +154,7 @@ internal static class PruningText
 
         console.MarkupLine(structure.Plain
             ? "Any program that loads this architecture loads the result."
-            : "Espalier loads the result (blocks or heads have sizes of their own); for other programs prune with --uniform.");
+            : "Espalier loads the result (blocks or heads have sizes of their own); for other programs prune with --uniform, or pad: espalier export --format checkpoint --pad.");
     }
 
     private static string Percent(double share) => (100 * share).ToString("0.##", CultureInfo.InvariantCulture) + " %";

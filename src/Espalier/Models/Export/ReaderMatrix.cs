@@ -13,7 +13,7 @@ public enum ReaderVerdict
     Loads,
 
     /// <summary>After <c>espalier export</c> or <c>espalier unpack</c>.</summary>
-    AfterExport,
+    Converted,
 
     /// <summary>Not at all.</summary>
     No,
@@ -26,7 +26,7 @@ public enum ReaderVerdict
 public sealed record ReaderEntry(string Name, ReaderVerdict Verdict, string How)
 {
     /// <summary>The verdict in a word or two.</summary>
-    public string Word => Verdict switch { ReaderVerdict.Loads => "yes", ReaderVerdict.AfterExport => "after export", _ => "no" };
+    public string Word => Verdict switch { ReaderVerdict.Loads => "yes", ReaderVerdict.Converted => "converted", _ => "no" };
 }
 
 /// <summary>
@@ -79,9 +79,9 @@ public static class ReaderMatrix
         return
         [
             Proved(FormattableString.Invariant($"opened anew, logits differ from the source's by {difference:G3} of their size")),
-            new(Transformers, ReaderVerdict.AfterExport, $"{first}."),
-            new(LlamaCpp, ReaderVerdict.AfterExport, $"{first}, then espalier export --format gguf."),
-            new(OnnxRuntime, ReaderVerdict.AfterExport, $"{first}, then espalier export --format onnx."),
+            new(Transformers, ReaderVerdict.Converted, $"{first}."),
+            new(LlamaCpp, ReaderVerdict.Converted, $"{first}, then espalier export --format gguf."),
+            new(OnnxRuntime, ReaderVerdict.Converted, $"{first}, then espalier export --format onnx."),
         ];
     }
 
@@ -90,7 +90,7 @@ public static class ReaderMatrix
     [
         Proved(Compared(comparison)),
         new(Transformers, ReaderVerdict.No, "Give it the checkpoint that this file was made from."),
-        new(LlamaCpp, ReaderVerdict.Loads, $"The architecture {architecture}; the tests load such files there."),
+        new(LlamaCpp, ReaderVerdict.Loads, $"The architecture {architecture}; Espalier's tests load such files there."),
         new(OnnxRuntime, ReaderVerdict.No, "It reads ONNX only: espalier export --format onnx."),
     ];
 
@@ -100,7 +100,7 @@ public static class ReaderMatrix
         Proved(Compared(comparison)),
         new(Transformers, ReaderVerdict.No, "Give it the checkpoint that this file was made from."),
         new(LlamaCpp, ReaderVerdict.No, "It reads GGUF only: espalier export --format gguf."),
-        new(OnnxRuntime, ReaderVerdict.Loads, $"Standard operators of opset {opset}; the tests run such files there."),
+        new(OnnxRuntime, ReaderVerdict.Loads, $"Standard operators of opset {opset}; Espalier's tests run such files there."),
     ];
 
     /// <summary>What transformers' classes make of the configuration, against what lies there.</summary>
@@ -113,7 +113,7 @@ public static class ReaderMatrix
 
         if (config.BlockShapes is not null)
         {
-            return new(Transformers, ReaderVerdict.AfterExport, "Its classes make all blocks alike and these differ: espalier export --format checkpoint --pad fills them up with zeros.");
+            return new(Transformers, ReaderVerdict.Converted, "Its classes make all blocks alike and these differ: espalier export --format checkpoint --pad fills them up with zeros.");
         }
 
         Architecture family = Architecture.For(config);
@@ -126,7 +126,7 @@ public static class ReaderMatrix
         }
         catch (EspalierException) when (config.Fields.Has("head_dim") && !family.ReadsHeadWidth)
         {
-            return new(Transformers, ReaderVerdict.AfterExport, $"{Classes[config.ModelType]} takes hidden width / heads for the width of a head, which is another here: espalier export --format checkpoint --pad.");
+            return new(Transformers, ReaderVerdict.Converted, $"{Classes[config.ModelType]} takes hidden width / heads for the width of a head, which is another here: espalier export --format checkpoint --pad.");
         }
 
         return named
@@ -142,7 +142,7 @@ public static class ReaderMatrix
     {
         try
         {
-            return new ReaderEntry(reader, ReaderVerdict.AfterExport, export());
+            return new ReaderEntry(reader, ReaderVerdict.Converted, export());
         }
         catch (EspalierException refusal)
         {

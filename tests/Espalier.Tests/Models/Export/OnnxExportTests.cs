@@ -4,6 +4,7 @@ using Espalier.Cli;
 using Espalier.Models;
 using Espalier.Models.Export.Onnx;
 using Espalier.Runtime;
+using Espalier.Tests.Checkpoints;
 using Espalier.Tests.Cli;
 using static TorchSharp.torch;
 
@@ -29,6 +30,36 @@ public sealed class OnnxExportTests
         foreach (string name in source.Names)
         {
             file.Read(name).data<float>().ToArray().ShouldBe(source.Read(name).data<float>().ToArray(), name); // GPT-2's maps lie as the graph wants them
+        }
+    }
+
+    [Theory]
+    [InlineData(long.MaxValue)]
+    [InlineData(8L)]
+    public void A_disk_that_refuses_leaves_no_half_a_file(long largest)
+    {
+        using var folder = new TemporaryFolder();
+        var tensor = new OnnxTensor("w", OnnxType.F32, [512]);
+        var graph = new OnnxGraph("g", 17, [], [new OnnxValue("y", OnnxType.F32, [512L])], [new OnnxNode("Relu", ["w"], ["y"], new Dictionary<string, object>())], [tensor]);
+        string path = folder["m.onnx"];
+        var counting = new FailingFileLayer(int.MaxValue, FailingFileLayer.DiskFull);
+        Write(counting);
+        File.Delete(path);
+        File.Delete(path + OnnxWriter.DataSuffix);
+        counting.Calls.ShouldBeGreaterThan(4);
+        for (int failAt = 0; failAt < counting.Calls - 1; failAt++) // the last call flushes the folder, after the rename
+        {
+            Should.Throw<EspalierException>(() => Write(new FailingFileLayer(failAt, FailingFileLayer.DiskFull)));
+            File.Exists(path).ShouldBeFalse($"call {failAt}");
+            Directory.GetFiles(folder.Path, ".*").ShouldBeEmpty();
+        }
+
+        void Write(IFileLayer layer)
+        {
+            using var scope = NewDisposeScope();
+            using OnnxWriter writer = OnnxWriter.Create(path, graph, largest, layer);
+            writer.Write("w", ones(512));
+            writer.Commit();
         }
     }
 
@@ -67,6 +98,7 @@ public sealed class OnnxExportTests
         Tool tool = await Tool.RunAsync("export", model, "--format", "onnx", "--type", "f16", "--out", path, "--json");
         tool.Code.ShouldBe(ExitCode.Success, tool.Error);
         tool.Result.GetProperty("bytes").GetInt64().ShouldBe(new FileInfo(path).Length);
+        (await Tool.RunAsync("inspect", path, "--json")).Result.GetProperty("tensors").EnumerateArray().ShouldContain(t => t.GetProperty("name").GetString() == "model.embed_tokens.weight" && t.GetProperty("type").GetString() == "F16");
         tool.Result.GetProperty("readers").EnumerateArray().Select(r => r.GetProperty("word").GetString()).ShouldBe(["yes", "no", "no", "yes"]);
         (await Tool.RunAsync("export", model, "--format", "onnx", "--type", "q8_0", "--out", path)).Error.ShouldContain("known are f32, f16.");
         (await Tool.RunAsync("export", model, "--format", "onnx", "--out", folder.Path)).Error.ShouldContain("for example model.onnx");

@@ -10,15 +10,15 @@ public sealed class ReaderMatrixTests
 {
     public static TheoryData<string, string, string, string> Models => new()
     {
-        { "llama", "{}", "yes, yes, after export, after export", "LlamaForCausalLM" },
-        { "qwen3", "{}", "yes, yes, after export, after export", "Qwen3ForCausalLM" },
-        { "opt", "{}", "yes, yes, no, after export", "llama.cpp has no such architecture" },
-        { "gpt2", """{"n_head": 3, "head_dim": 6}""", "yes, after export, no, after export", "GPT2LMHeadModel takes hidden width / heads" },
-        { "gpt_neox", """{"head_dim": 6, "num_attention_heads": 5}""", "yes, after export, no, after export", "GPTNeoXForCausalLM takes" },
-        { "llama", """{"hidden_act": "fatrelu", "hidden_act_param": 0.01}""", "yes, no, no, after export", "no activation fatrelu" },
-        { "llama", """{"hidden_act": "relu"}""", "yes, yes, no, after export", "silu only" },
-        { "llama", """{"block_shapes": [{}, {"intermediate_size": 8}]}""", "yes, after export, after export, after export", "architecture deci" },
-        { "qwen2", """{"block_shapes": [{}, {"intermediate_size": 8}]}""", "yes, after export, no, after export", "--pad fills them up" },
+        { "llama", "{}", "yes, yes, converted, converted", "LlamaForCausalLM" },
+        { "qwen3", "{}", "yes, yes, converted, converted", "Qwen3ForCausalLM" },
+        { "opt", "{}", "yes, yes, no, converted", "llama.cpp has no such architecture" },
+        { "gpt2", """{"n_head": 3, "head_dim": 6}""", "yes, converted, no, converted", "GPT2LMHeadModel takes hidden width / heads" },
+        { "gpt_neox", """{"head_dim": 6, "num_attention_heads": 5}""", "yes, converted, no, converted", "GPTNeoXForCausalLM takes" },
+        { "llama", """{"hidden_act": "fatrelu", "hidden_act_param": 0.01}""", "yes, no, no, converted", "no activation fatrelu" },
+        { "llama", """{"hidden_act": "relu"}""", "yes, yes, no, converted", "silu only" },
+        { "llama", """{"block_shapes": [{}, {"intermediate_size": 8}]}""", "yes, converted, converted, converted", "architecture deci" },
+        { "qwen2", """{"block_shapes": [{}, {"intermediate_size": 8}]}""", "yes, converted, no, converted", "--pad fills them up" },
     };
 
     [Theory]
