@@ -104,7 +104,7 @@ public sealed class OnnxFile : ITensorSource, IDisposable
                     break;
                 case 8:
                     (string domain, long version) = ("", 0);
-                    Each(cursor.Message(), (set, number, setWire) =>
+                    OnnxParts.Each(cursor.Message(), (set, number, setWire) =>
                     {
                         switch (number)
                         {
@@ -139,7 +139,7 @@ public sealed class OnnxFile : ITensorSource, IDisposable
             switch (field)
             {
                 case 1:
-                    nodes.Add(ReadNode(cursor.Message()));
+                    nodes.Add(OnnxParts.ReadNode(cursor.Message()));
                     break;
                 case 2:
                     name = cursor.Text();
@@ -148,10 +148,10 @@ public sealed class OnnxFile : ITensorSource, IDisposable
                     ReadTensor(cursor.Message());
                     break;
                 case 11:
-                    inputs.Add(ReadValue(cursor.Message()));
+                    inputs.Add(OnnxParts.ReadValue(cursor.Message()));
                     break;
                 case 12:
-                    outputs.Add(ReadValue(cursor.Message()));
+                    outputs.Add(OnnxParts.ReadValue(cursor.Message()));
                     break;
                 default:
                     cursor.Skip(wire);
@@ -160,137 +160,6 @@ public sealed class OnnxFile : ITensorSource, IDisposable
         }
 
         return new OnnxGraph(name, 0, inputs, outputs, nodes, [.. tensors.Values.Select(t => t.Tensor)]);
-    }
-
-    private static OnnxNode ReadNode(ProtoCursor cursor)
-    {
-        (List<string> inputs, List<string> outputs, Dictionary<string, object> attributes, string name) = ([], [], [], "");
-        while (cursor.Next(out int field, out int wire))
-        {
-            switch (field)
-            {
-                case 1:
-                    inputs.Add(cursor.Text());
-                    break;
-                case 2:
-                    outputs.Add(cursor.Text());
-                    break;
-                case 4:
-                    name = cursor.Text();
-                    break;
-                case 5:
-                    (string key, object value) = ReadAttribute(cursor.Message());
-                    attributes[key] = value;
-                    break;
-                default:
-                    cursor.Skip(wire);
-                    break;
-            }
-        }
-
-        return new OnnxNode(name, inputs, outputs, attributes);
-    }
-
-    private static (string Name, object Value) ReadAttribute(ProtoCursor cursor)
-    {
-        (string name, object value, List<long> list) = ("", 0L, []);
-        Each(cursor, (c, field, wire) =>
-        {
-            switch (field)
-            {
-                case 1:
-                    name = c.Text();
-                    break;
-                case 2:
-                    value = c.Real();
-                    break;
-                case 3:
-                    value = c.Number();
-                    break;
-                case 4:
-                    value = c.Text();
-                    break;
-                case 8:
-                    list.Add(c.Number());
-                    break;
-                default:
-                    c.Skip(wire);
-                    break;
-            }
-        });
-        return (name, list.Count > 0 ? list.ToArray() : value);
-    }
-
-    private static OnnxValue ReadValue(ProtoCursor cursor)
-    {
-        (string name, OnnxType type, List<OnnxAxis> axes) = ("", OnnxType.F32, []);
-        Each(cursor, (value, field, wire) =>
-        {
-            switch (field)
-            {
-                case 1:
-                    name = value.Text();
-                    break;
-                case 2:
-                    // A value's type holds a tensor's type, which holds its element type and its shape.
-                    Each(value.Message(), (kind, number, kindWire) =>
-                    {
-                        if (number == 1)
-                        {
-                            type = ReadTensorType(kind.Message(), axes);
-                        }
-                        else
-                        {
-                            kind.Skip(kindWire);
-                        }
-                    });
-                    break;
-                default:
-                    value.Skip(wire);
-                    break;
-            }
-        });
-        return new OnnxValue(name, type, axes);
-    }
-
-    private static OnnxType ReadTensorType(ProtoCursor cursor, List<OnnxAxis> axes)
-    {
-        OnnxType type = OnnxType.F32;
-        Each(cursor, (tensor, field, wire) =>
-        {
-            switch (field)
-            {
-                case 1:
-                    type = (OnnxType)tensor.Number();
-                    break;
-                case 2:
-                    Each(tensor.Message(), (shape, _, _) =>
-                    {
-                        OnnxAxis axis = "?";
-                        Each(shape.Message(), (size, number, sizeWire) =>
-                        {
-                            switch (number)
-                            {
-                                case 1:
-                                    axis = size.Number();
-                                    break;
-                                case 2:
-                                    axis = size.Text();
-                                    break;
-                                default:
-                                    size.Skip(sizeWire);
-                                    break;
-                            }
-                        });
-                        axes.Add(axis);
-                    });
-                    break;
-                default:
-                    tensor.Skip(wire);
-                    break;
-            }
-        });
-        return type;
     }
 
     private void ReadTensor(ProtoCursor cursor)
@@ -314,7 +183,7 @@ public sealed class OnnxFile : ITensorSource, IDisposable
                     break;
                 case 13:
                     string[] pair = ["", ""];
-                    Each(cursor.Message(), (entry, number, entryWire) =>
+                    OnnxParts.Each(cursor.Message(), (entry, number, entryWire) =>
                     {
                         if (number is 1 or 2)
                         {
@@ -353,13 +222,5 @@ public sealed class OnnxFile : ITensorSource, IDisposable
         return (file, Value("offset"), Value("length"));
 
         long Value(string key) => long.TryParse(entries.GetValueOrDefault(key, "0"), NumberStyles.None, CultureInfo.InvariantCulture, out long value) ? value : -1;
-    }
-
-    private static void Each(ProtoCursor cursor, Action<ProtoCursor, int, int> field)
-    {
-        while (cursor.Next(out int number, out int wire))
-        {
-            field(cursor, number, wire);
-        }
     }
 }
