@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using Espalier.Checkpoints;
 using Espalier.Checkpoints.Gguf;
+using Espalier.Checkpoints.Onnx;
 using Espalier.Models;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
@@ -14,7 +15,7 @@ namespace Espalier.Cli.Commands;
 /// <summary><c>espalier inspect</c>: what a checkpoint holds.</summary>
 internal sealed class InspectCommand : EspalierCommand
 {
-    private readonly Argument<string> _model = new("MODEL") { Description = "A model's folder, a hub id, or one safetensors or GGUF file." };
+    private readonly Argument<string> _model = new("MODEL") { Description = "A model's folder, a hub id, or one safetensors, GGUF or ONNX file." };
 
     private readonly Option<bool> _noZeros = new("--no-zeros") { Description = "Reads headers only: fast also for a large model, but zeros are not counted." };
 
@@ -35,7 +36,7 @@ internal sealed class InspectCommand : EspalierCommand
         string path = File.Exists(word) ? word : await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
         bool vision = VisionConfig.IsVision(path);
         ModelConfig? config = !vision && File.Exists(Path.Combine(path, ModelConfig.FileName)) ? ModelConfig.Load(path) : null;
-        using IDisposable opened = path.EndsWith(GgufFile.Extension, StringComparison.OrdinalIgnoreCase) && File.Exists(path) ? GgufFile.Open(path) : Checkpoint.Open(path);
+        using IDisposable opened = Open(path);
         var checkpoint = (ITensorSource)opened;
         var rows = new List<Row>();
         using (IProgressTask task = context.Progress.Begin("reading", checkpoint.Names.Sum(n => checkpoint.Info(n).ByteCount), "B"))
@@ -55,6 +56,13 @@ internal sealed class InspectCommand : EspalierCommand
             () => Print(context.Console, config, net, rows));
         return ExitCode.Success;
     }
+
+    private static IDisposable Open(string path) => !File.Exists(path) ? Checkpoint.Open(path) : Path.GetExtension(path).ToLowerInvariant() switch
+    {
+        GgufFile.Extension => GgufFile.Open(path),
+        OnnxFile.Extension => OnnxFile.Open(path),
+        _ => Checkpoint.Open(path),
+    };
 
     private static void Print(IAnsiConsole console, ModelConfig? config, VisionModel? net, List<Row> rows)
     {

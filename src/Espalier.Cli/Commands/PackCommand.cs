@@ -45,6 +45,7 @@ internal sealed class PackCommand : EspalierCommand
 
             context.Output.WriteLine($"all tensors: {Text.Bytes(report.DenseBytes)} dense, {Text.Bytes(report.PackedBytes)} packed, in {output}");
             context.Output.WriteLine(FormattableString.Invariant($"re-opened: logits differ from the source's by {report.LogitDifference:G3} of their size (at most {report.LogitTolerance} for this type)"));
+            ReaderText.Show(context, report.Readers);
         });
         return ExitCode.Success;
     }
@@ -67,8 +68,12 @@ internal sealed class UnpackCommand : EspalierCommand
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         string folder = parsed.GetRequiredValue(_model), output = parsed.GetRequiredValue(_out);
-        long bytes = await Task.Run(() => Packer.Unpack(folder, output, context.Progress, cancellation), cancellation).ConfigureAwait(false);
-        context.Show(new { folder = output, bytes }, () => context.Output.WriteLine($"{Text.Bytes(bytes)} of dense tensors in {output}"));
+        UnpackReport report = await Task.Run(() => Packer.Unpack(folder, output, context.Progress, cancellation), cancellation).ConfigureAwait(false);
+        context.Show(new { folder = output, report.Bytes, report.LogitDifference, report.Readers }, () =>
+        {
+            context.Output.WriteLine($"{Text.Bytes(report.Bytes)} of dense tensors in {output}");
+            ReaderText.Show(context, report.Readers);
+        });
         return ExitCode.Success;
     }
 }

@@ -130,6 +130,7 @@ internal static class PruningText
         }
 
         console.WriteLine();
+        ReaderText.Show(context, report.Readers);
         console.MarkupLine($"Time {Text.Duration(TimeSpan.FromSeconds(report.Seconds.Values.Sum()))}, peak memory {Text.Bytes(report.PeakMemory)}.");
         console.MarkupLine($"Checkpoint: {Markup.Escape(report.Out)}");
         console.MarkupLine($"Report:     {Markup.Escape(Path.Combine(report.Out, "report.html"))}");
@@ -158,7 +159,7 @@ internal static class PruningText
 
         console.MarkupLine(structure.Plain
             ? "Any program that loads this architecture loads the result."
-            : "Espalier loads the result (blocks or heads have sizes of their own); for other programs prune with --uniform.");
+            : "Espalier loads the result (blocks or heads have sizes of their own); for other programs prune with --uniform, or pad: espalier export --format checkpoint --pad.");
     }
 
     private static string Percent(double share) => (100 * share).ToString("0.##", CultureInfo.InvariantCulture) + " %";

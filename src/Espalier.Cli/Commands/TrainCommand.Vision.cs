@@ -42,7 +42,7 @@ internal sealed partial class TrainCommand
         model.Save(output);
         Forget(state);
         JsonObject? quality = parsed.GetValue(_evalData) is { } reference ? VisionWords.Evaluate(output, output, reference, null, context, cancellation) : null;
-        Show(output, model.ParameterCount, result, null, quality, context);
+        Show(output, model.ParameterCount, result, null, quality, null, context);
         return ExitCode.Success;
     }
 }

@@ -4,6 +4,7 @@ using System.Text.Json.Nodes;
 using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Models;
+using Espalier.Models.Export;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity;
@@ -94,10 +95,10 @@ internal sealed partial class TrainCommand : EspalierCommand
             Progress = context.Progress,
         };
         TrainingResult result = Train(training, model, tokens, start, context, cancellation);
-        LanguageModelTraining.Save(model, output, TypeOf(parsed.GetRequiredValue(_type)), tokenizerFolder);
+        double reopened = LanguageModelTraining.Save(model, output, TypeOf(parsed.GetRequiredValue(_type)), tokenizerFolder);
         Forget(state);
         PerplexityResult? quality = Evaluate(parsed, model, tokenizer, context, cancellation);
-        Show(output, model.ParameterCount, result, quality, null, context);
+        Show(output, model.ParameterCount, result, quality, null, ReaderMatrix.OfCheckpoint(output, reopened), context);
         return ExitCode.Success;
     }
 
@@ -165,7 +166,7 @@ internal sealed partial class TrainCommand : EspalierCommand
         return Perplexity.Evaluate(model, stack([.. windows.Select(w => tensor(w))]), progress: context.Progress, cancellation: cancellation);
     }
 
-    private static void Show(string output, long parameters, TrainingResult result, PerplexityResult? quality, JsonObject? accuracy, CommandContext context) => context.Show(
+    private static void Show(string output, long parameters, TrainingResult result, PerplexityResult? quality, JsonObject? accuracy, IReadOnlyList<ReaderEntry>? readers, CommandContext context) => context.Show(
         new
         {
             folder = output,
@@ -179,6 +180,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             perplexity = quality?.Value,
             perplexityWindows = quality?.Segments,
             accuracy = (double?)accuracy?["accuracy"],
+            readers,
         },
         () =>
         {
@@ -196,6 +198,10 @@ internal sealed partial class TrainCommand : EspalierCommand
             }
 
             context.Output.WriteLine($"written to {output}");
+            if (readers is not null)
+            {
+                ReaderText.Show(context, readers);
+            }
         });
 
     private static ScalarType TypeOf(string word) => word switch

@@ -151,7 +151,7 @@ public sealed class Checkpoint : ITensorSource, IDisposable
         return OpenAll(folder, shards.Select(shard => Path.Combine(folder, shard)), weightMap);
     }
 
-    private static Checkpoint OpenAll(string folder, IEnumerable<string> paths, IReadOnlyDictionary<string, string>? weightMap)
+    internal static Checkpoint OpenAll(string folder, IEnumerable<string> paths, IReadOnlyDictionary<string, string>? weightMap)
     {
         var files = new List<SafeTensorsFile>();
         try

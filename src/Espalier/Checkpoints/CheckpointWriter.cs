@@ -84,6 +84,14 @@ public sealed partial class CheckpointWriter : IDisposable
     /// <exception cref="EspalierException">When it is stored there in another type or shape, or the disk refuses.</exception>
     public void Copy(string name, Checkpoint source) => Shard(name).Copy(name, source.FileOf(name));
 
+    /// <summary>Opens what was written while it still has its temporary names, to look at it before <see cref="Commit"/>; to be disposed before that.</summary>
+    /// <exception cref="EspalierException">When a planned tensor was not written, or the disk refuses.</exception>
+    internal Checkpoint OpenPending()
+    {
+        shards.ForEach(shard => shard.Finish());
+        return Checkpoint.OpenAll(Folder, [.. shards.Select(shard => shard.TemporaryPath)], null);
+    }
+
     /// <summary>Puts the new checkpoint in place of the old one and removes the old one's files.</summary>
     /// <exception cref="EspalierException">When a planned tensor was not written, or the disk refuses; the old checkpoint is then still there.</exception>
     public void Commit()

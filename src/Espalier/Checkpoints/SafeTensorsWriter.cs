@@ -130,6 +130,9 @@ public sealed class SafeTensorsWriter : IDisposable
     /// <summary>Closes the writer; without a commit the temporary file is removed.</summary>
     public void Dispose() => pending.Dispose();
 
+    /// <summary>The name it has until it is published.</summary>
+    internal string TemporaryPath => pending.TemporaryPath;
+
     /// <summary>Begins a file through another file layer.</summary>
     internal static SafeTensorsWriter Create(string path, IReadOnlyList<TensorInfo> plan, IReadOnlyDictionary<string, string>? metadata, IFileLayer layer) =>
         new(path, plan, metadata, layer);

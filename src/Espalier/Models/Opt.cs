@@ -14,7 +14,7 @@ internal sealed class Opt : Architecture
     private const double Epsilon = 1e-5;
 
     /// <summary>Rows 0 and 1 of the position table belong to padding.</summary>
-    private const long PositionOffset = 2;
+    internal const long PositionOffset = 2;
 
     public override string ModelType => "opt";
 
@@ -68,14 +68,15 @@ internal sealed class Opt : Architecture
     public override OutputHead CreateHead(ModelConfig c, Embedding embedding, Placement? placement = null)
     {
         placement ??= Placement.Default;
-        bool hasNorm = NormFirst(c) && !c.Fields.Flag("_remove_final_layer_norm", false);
-        (string, nn.Module<Tensor, Tensor>)? norm = hasNorm ? ($"{c.TensorPrefix}final_layer_norm", new LayerNorm(c.HiddenSize, Epsilon, Affine(c), placement)) : null;
+        (string, nn.Module<Tensor, Tensor>)? norm = HasFinalNorm(c) ? ($"{c.TensorPrefix}final_layer_norm", new LayerNorm(c.HiddenSize, Epsilon, Affine(c), placement)) : null;
         return new TokenHead(c, embedding, norm, "lm_head", placement, TokenWidth(c), $"{c.TensorPrefix}project_out");
     }
 
     public override IReadOnlyList<string> Ignorable(ModelConfig c) => ["*decoder.version", .. c.TieWordEmbeddings ? ["lm_head.weight"] : Array.Empty<string>()];
 
     internal static bool NormFirst(ModelConfig c) => c.Fields.Flag("do_layer_norm_before", true);
+
+    internal static bool HasFinalNorm(ModelConfig c) => NormFirst(c) && !c.Fields.Flag("_remove_final_layer_norm", false);
 
     internal static bool Affine(ModelConfig c) => c.Fields.Flag("layer_norm_elementwise_affine", true);
 

@@ -57,13 +57,10 @@ internal static class OutputWriter
     public static double CompareReopened(PruningJob job, ModelConfig config, ITensorSource tensors)
     {
         NativeMemory.Trim();
-        int length = Math.Min(16, config.MaxPositions);
-        long[] ids = [.. Enumerable.Range(0, length).Select(i => (long)(i * 7919 % config.VocabSize))];
-        using var scope = NewDisposeScope();
         using StreamedModel meant = new StreamedModel(config, new RoundedSource(tensors));
         using Checkpoint written = Checkpoint.Open(job.Out);
         using StreamedModel read = new StreamedModel(ModelConfig.Load(job.Out), written);
-        double difference = (meant.Logits(ids, job.Device) - read.Logits(ids, job.Device)).abs().max().item<float>();
+        double difference = LogitComparison.Between(meant, read, job.Device).Largest;
         EspalierException.Require(difference < 1e-3, $"The checkpoint in {job.Out} does not answer as the model it was written from (logits differ by {difference:G3}); the disk or the writer is at fault, do not use it.");
         return difference;
     }

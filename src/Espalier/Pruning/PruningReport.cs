@@ -1,3 +1,5 @@
+using Espalier.Models.Export;
+
 namespace Espalier.Pruning;
 
 /// <summary>Everything a pruning run found out: what <c>report.json</c> holds and <c>report.html</c> draws.</summary>
@@ -74,6 +76,9 @@ public sealed record PruningReport
 
     /// <summary>The largest difference of logits between the model in memory and the re-opened output.</summary>
     public double? ReopenedDifference { get; init; }
+
+    /// <summary>Which programs load the output, and how.</summary>
+    public IReadOnlyList<ReaderEntry> Readers { get; init; } = [];
 
     /// <summary>Warnings that were given on the way.</summary>
     public IReadOnlyList<string> Warnings { get; init; } = [];

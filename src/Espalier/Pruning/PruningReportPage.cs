@@ -86,6 +86,12 @@ public static class PruningReportPage
             costs.Add(KeyValuePair.Create("re-opened cold", FormattableString.Invariant($"logits differ by at most {difference:G3}")));
         }
 
+        if (report.Readers.Count > 0)
+        {
+            page = page.Section("Who loads it", "Espalier opened the output anew; transformers is a check of its rules; the others read what `espalier export` writes.",
+                new DataTable([new Column("reader"), new Column("loads it"), new Column("how, or why not")], [.. report.Readers.Select(r => (IReadOnlyList<string>)[r.Name, r.Word, r.How])]));
+        }
+
         page = page.Section("Time, memory, disk", null, DataTable.Of(costs, "what", "how much"))
             .Section("The plan", "Run it again with `espalier prune plan.yaml`.", report.PlanYaml is null ? DataTable.Of(report.Plan) : new CodeBlock("plan.yaml", report.PlanYaml));
         return page.Add(new Details("Texts and layers", DataTable.Of(report.Data, "text", "from"), Layers(report)));

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using Espalier.Checkpoints;
 using Espalier.Evaluation;
 using Espalier.Models;
+using Espalier.Models.Export;
 using Espalier.Pruning.Measuring;
 using Espalier.Pruning.Structured;
 using Espalier.Runtime;
@@ -244,6 +245,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
             PeakMemory = Machine.PeakResidentBytes,
             DiskBytes = new DiskSize(checkpoint.TotalBytes, output.TotalBytes),
             ReopenedDifference = reopened,
+            Readers = ReaderMatrix.OfCheckpoint(job.Out, reopened ?? 0),
             Warnings = progress.Warnings,
             Machine = Machine.Describe(),
         };

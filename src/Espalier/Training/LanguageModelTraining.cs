@@ -65,7 +65,9 @@ public sealed class LanguageModelTraining(TrainingOptions options)
     /// <param name="folder">The output folder.</param>
     /// <param name="type">The element type to store.</param>
     /// <param name="tokenizerFolder">A folder whose tokeniser files are copied beside it; null copies none.</param>
-    public static void Save(LanguageModel model, string folder, ScalarType type, string? tokenizerFolder)
+    /// <returns>The largest difference of logits between the model and the checkpoint, opened anew before it got its name.</returns>
+    /// <exception cref="EspalierException">When the disk refuses, or the checkpoint answers otherwise than its element type explains.</exception>
+    public static double Save(LanguageModel model, string folder, ScalarType type, string? tokenizerFolder)
     {
         Directory.CreateDirectory(folder);
         var tensors = model.Tensors.ToList();
@@ -75,6 +77,16 @@ public sealed class LanguageModelTraining(TrainingOptions options)
             writer.Write(name, value);
         }
 
+        LogitComparison comparison;
+        using (Checkpoint written = writer.OpenPending())
+        using (var read = new StreamedModel(model.Config, written))
+        {
+            comparison = LogitComparison.Between(model, read, tensors[0].Value.device);
+        }
+
+        double tolerance = type switch { ScalarType.BFloat16 => 0.1, ScalarType.Float16 => 1e-2, _ => 1e-4 };
+        EspalierException.Require(comparison.Relative <= tolerance,
+            $"The checkpoint for {folder} does not answer as the trained model: logits differ by {comparison.Relative:G3} of their size where this element type allows {tolerance}; nothing was written, store float32.");
         string word = type switch { ScalarType.BFloat16 => "bfloat16", ScalarType.Float16 => "float16", _ => "float32" };
         AtomicFile.WriteText(Path.Combine(folder, ModelConfig.FileName), model.Config.With("torch_dtype", word).ToJsonText());
         if (tokenizerFolder is not null)
@@ -83,5 +95,6 @@ public sealed class LanguageModelTraining(TrainingOptions options)
         }
 
         writer.Commit();
+        return comparison.Largest;
     }
 }

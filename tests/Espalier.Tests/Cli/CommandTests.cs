@@ -64,6 +64,7 @@ public sealed class CommandTests
         trained.Code.ShouldBe(ExitCode.Success, trained.Error);
         trained.Result.GetProperty("steps").GetInt32().ShouldBe(12);
         trained.Result.GetProperty("perplexity").GetDouble().ShouldBeInRange(1, 290);
+        trained.Result.GetProperty("readers").EnumerateArray().First().GetProperty("how").GetString()!.ShouldStartWith("Opened anew");
         Directory.Exists(Path.Combine(folder["model"], "training-state")).ShouldBeFalse();
 
         JsonElement inspected = (await Tool.RunAsync("inspect", folder["model"], "--json")).Result;

@@ -18,7 +18,9 @@ public sealed class PruneCommandTests
         tool.Output.ShouldContain("50 % of the prunable weights are zero");
         PruningReport report = ReportJson.Load<PruningReport>(Path.Combine(first, "report.json"));
         report.Pruned.ShouldBe(report.Prunable / 2);
-        File.ReadAllText(Path.Combine(first, "report.html")).ShouldContain("<svg");
+        report.Readers.Select(r => r.Word).ShouldBe(["yes", "yes", "converted", "converted"]);
+        tool.Output.ShouldContain("LlamaForCausalLM");
+        File.ReadAllText(Path.Combine(first, "report.html")).ShouldSatisfyAllConditions(h => h.ShouldContain("<svg"), h => h.ShouldContain("Who loads it"));
 
         Tool again = await Tool.RunAsync("prune", Path.Combine(first, "plan.yaml"), "--out", second);
         again.Code.ShouldBe(0, again.Error);

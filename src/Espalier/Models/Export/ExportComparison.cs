@@ -14,22 +14,33 @@ public sealed record ExportComparison(int Tokens, double RelativeError, double D
 {
     private const int Length = 64;
 
-    internal static ExportComparison Make(StreamedModel source, string path, IReadOnlyList<TensorRule> rules, GgufType type, IProgressSink progress, CancellationToken cancellation)
+    /// <summary>Compares what a file answers with what its model does.</summary>
+    /// <param name="source">The model.</param>
+    /// <param name="exported">Token ids [1, tokens] to the file's logits [1, tokens, vocabulary].</param>
+    /// <param name="tolerance">The greatest relative error that the type explains.</param>
+    /// <param name="progress">Told block by block.</param>
+    /// <param name="cancellation">Ends the work between two blocks.</param>
+    internal static ExportComparison Make(StreamedModel source, Func<Tensor, Tensor> exported, double tolerance, IProgressSink progress, CancellationToken cancellation)
     {
-        using GgufFile file = GgufFile.Open(path);
-        using var exported = new StreamedModel(source.Config, new GgufModelSource(file, rules));
         using var scope = NewDisposeScope();
         using var inference = no_grad();
         int tokens = Math.Min(Length, source.Config.MaxPositions);
         using Generator generator = new Seed(0).Generator("export comparison");
         Tensor ids_1T = randint(0, source.Config.VocabSize, [1, tokens], dtype: ScalarType.Int64, generator: generator);
-        using IProgressTask task = progress.Begin("comparing", 2L * source.BlockCount, "block");
-        Tensor theirs_1TV = Logits(source, ids_1T, task, cancellation), ours_1TV = Logits(exported, ids_1T, task, cancellation);
+        Tensor theirs_1TV = Logits(source, ids_1T, progress, cancellation), ours_1TV = exported(ids_1T);
         double error = ((ours_1TV - theirs_1TV).norm() / theirs_1TV.norm().clamp_min(1e-30)).item<float>();
         Tensor p = theirs_1TV.log_softmax(-1), q = ours_1TV.log_softmax(-1);
         double divergence = (p.exp() * (p - q)).sum(-1).mean().item<float>();
         double agreement = theirs_1TV.argmax(-1).eq(ours_1TV.argmax(-1)).to(ScalarType.Float32).mean().item<float>();
-        return new ExportComparison(tokens, error, Math.Max(0, divergence), agreement, ToleranceOf(type));
+        return new ExportComparison(tokens, error, Math.Max(0, divergence), agreement, tolerance);
+    }
+
+    /// <summary>The same for a GGUF file, opened anew and read back.</summary>
+    internal static ExportComparison Make(StreamedModel source, string path, IReadOnlyList<TensorRule> rules, GgufType type, IProgressSink progress, CancellationToken cancellation)
+    {
+        using GgufFile file = GgufFile.Open(path);
+        using var exported = new StreamedModel(source.Config, new GgufModelSource(file, rules));
+        return Make(source, ids_1T => Logits(exported, ids_1T, progress, cancellation), ToleranceOf(type), progress, cancellation);
     }
 
     // Measured errors are about a third of these or less; a wrong arrangement of rows gives about 1.
@@ -42,9 +53,10 @@ public sealed record ExportComparison(int Tokens, double RelativeError, double D
         _ => 0.6,
     };
 
-    private static Tensor Logits(StreamedModel model, Tensor ids_1T, IProgressTask task, CancellationToken cancellation)
+    internal static Tensor Logits(StreamedModel model, Tensor ids_1T, IProgressSink progress, CancellationToken cancellation)
     {
         using var scope = NewDisposeScope();
+        using IProgressTask task = progress.Begin("comparing", model.BlockCount, "block");
         Tensor hidden_1TH;
         using (Embedding embedding = model.LoadEmbedding())
         {

@@ -13,7 +13,11 @@ namespace Espalier.Models.Export;
 /// <param name="Bytes">The size of the file.</param>
 /// <param name="Notes">What differs in llama.cpp, in sentences.</param>
 /// <param name="Comparison">The file, opened anew, against the checkpoint.</param>
-public sealed record GgufExportReport(string Path, string Architecture, IReadOnlyDictionary<string, int> Types, long Bytes, IReadOnlyList<string> Notes, ExportComparison Comparison);
+public sealed record GgufExportReport(string Path, string Architecture, IReadOnlyDictionary<string, int> Types, long Bytes, IReadOnlyList<string> Notes, ExportComparison Comparison)
+{
+    /// <summary>Which programs load it.</summary>
+    public IReadOnlyList<ReaderEntry> Readers { get; } = ReaderMatrix.OfGguf(Architecture, Comparison);
+}
 
 /// <summary>Writes a checkpoint as a GGUF file for llama.cpp, tensor by tensor: memory holds the largest tensor, not the model.</summary>
 public static class GgufExport
@@ -28,9 +32,25 @@ public static class GgufExport
     public static GgufExportReport Run(string folder, GgufType type, string path, IProgressSink? progress = null, CancellationToken cancellation = default) =>
         Run(folder, type, path, progress ?? SilentProgress.Instance, FileSystem.Instance, cancellation);
 
+    /// <summary>Exports an opened model, a padded one for example, and compares the file with it.</summary>
+    /// <inheritdoc cref="Run(string, GgufType, string, IProgressSink?, CancellationToken)"/>
+    /// <param name="model">The model.</param>
+    /// <param name="folder">The folder with its tokeniser.</param>
+    /// <param name="type">How its weights are stored.</param>
+    /// <param name="path">The file to write.</param>
+    /// <param name="progress">Told tensor by tensor; null for silence.</param>
+    /// <param name="cancellation">Ends the work between two tensors.</param>
+    public static GgufExportReport Run(StreamedModel model, string folder, GgufType type, string path, IProgressSink? progress = null, CancellationToken cancellation = default) =>
+        Run(model, folder, type, path, progress ?? SilentProgress.Instance, FileSystem.Instance, cancellation);
+
     internal static GgufExportReport Run(string folder, GgufType type, string path, IProgressSink progress, IFileLayer layer, CancellationToken cancellation)
     {
         using StreamedModel model = StreamedModel.Open(folder);
+        return Run(model, folder, type, path, progress, layer, cancellation);
+    }
+
+    private static GgufExportReport Run(StreamedModel model, string folder, GgufType type, string path, IProgressSink progress, IFileLayer layer, CancellationToken cancellation)
+    {
         GgufFamily family = GgufFamily.For(model.Config);
         IReadOnlyList<TensorRule> rules = family.Rules;
         (GgufTensor[] plan, int fallbacks) = Plan(family, rules, type);

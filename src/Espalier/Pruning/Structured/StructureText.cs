@@ -40,7 +40,7 @@ public static class StructureText
             facts.Add(new("speed on this machine", speed.ToString()));
         }
 
-        facts.Add(new("loads elsewhere", structure.Plain ? "yes: the configuration has the family's plain keys only" : "Espalier only (block_shapes or a head width of its own); prune with uniform for other programs"));
+        facts.Add(new("loads elsewhere", structure.Plain ? "yes: the configuration has the family's plain keys only" : "Espalier only (block_shapes or a head width of its own); for other programs prune with uniform, or pad: espalier export --format checkpoint --pad"));
         string[] places = [.. structure.Blocks.Select(b => b.Index.ToString(CultureInfo.InvariantCulture))];
         page = page.Section("What was cut", Sentence(structure),
         [

@@ -15,6 +15,9 @@ public sealed record PackOptions(PackedType Type)
     /// <summary>How the token table and an untied head are stored, dense; null leaves them as they are. Default: int8 beside integers, else the type of the blocks.</summary>
     public PackedType? HeadType { get; init; } = PackedTypes.IsInteger(Type) ? PackedType.Int8 : Type;
 
+    /// <summary>As in "int4 (head int8)".</summary>
+    internal string Words => $"{PackedTypes.WordOf(Type)}{(HeadType is { } head && head != Type ? $" (head {PackedTypes.WordOf(head)})" : "")}";
+
     /// <summary>Refuses what cannot be, before a weight is read.</summary>
     /// <exception cref="EspalierException">For a code that the type does not have.</exception>
     public void RequireSound() => EspalierException.Require(Code is null || MatrixCodes.Has(Code.Value, Type),

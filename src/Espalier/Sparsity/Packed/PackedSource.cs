@@ -72,6 +72,9 @@ public sealed unsafe class PackedSource : ICompactSource, IDisposable
         }
     }
 
+    /// <summary>Reads an opened checkpoint as packed; it becomes this source's own.</summary>
+    internal static PackedSource Of(Checkpoint checkpoint) => new(checkpoint);
+
     /// <summary>Opens a model's folder, packed or not, for reading dense tensors; the caller disposes it.</summary>
     /// <param name="path">The folder.</param>
     public static ITensorSource OpenAny(string path)

@@ -1,5 +1,6 @@
 using Espalier.Checkpoints;
 using Espalier.Models;
+using Espalier.Models.Export;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
@@ -15,7 +16,14 @@ namespace Espalier.Sparsity.Packed;
 /// <param name="HeadBitsPerWeight">Stored bits per weight of the token table and the head; 0 where they are not packed.</param>
 /// <param name="LogitDifference">The size of the difference of logits between the re-opened packed model and the source, over the size of the source's logits.</param>
 /// <param name="LogitTolerance">The most that the type allows.</param>
-public sealed record PackReport(int Weights, long DenseBytes, long PackedBytes, double Zeros, double BitsPerWeight, IReadOnlyDictionary<string, int> Codes, double HeadBitsPerWeight, double LogitDifference, double LogitTolerance);
+/// <param name="Readers">Which programs load it.</param>
+public sealed record PackReport(int Weights, long DenseBytes, long PackedBytes, double Zeros, double BitsPerWeight, IReadOnlyDictionary<string, int> Codes, double HeadBitsPerWeight, double LogitDifference, double LogitTolerance, IReadOnlyList<ReaderEntry> Readers);
+
+/// <summary>What unpacking a model came to.</summary>
+/// <param name="Bytes">All its tensors.</param>
+/// <param name="LogitDifference">The largest difference of logits from the packed model's when it was opened anew.</param>
+/// <param name="Readers">Which programs load it.</param>
+public sealed record UnpackReport(long Bytes, double LogitDifference, IReadOnlyList<ReaderEntry> Readers);
 
 /// <summary>Packs a model and unpacks it again, one tensor in memory at a time; an output folder appears whole or not at all.</summary>
 public static class Packer
@@ -38,21 +46,27 @@ public static class Packer
         Dictionary<string, Shape> shapes = Shapes(model.Config, options);
         long packedBytes;
         Totals totals;
+        double tolerance = Math.Max(PackedTypes.Tolerance(options.Type), options.HeadType is { } head ? PackedTypes.Tolerance(head) : 0), difference;
         using (PackSpool spool = PackSpool.Create(output))
         {
             totals = Fill(spool, source, shapes, progress, cancellation);
             packedBytes = spool.Plan.Sum(t => t.ByteCount);
             using CheckpointWriter writer = CheckpointWriter.Create(output, spool.Plan, metadata: spool.Metadata);
             spool.Write(writer, source, cancellation);
+            using (PackedSource packed = PackedSource.Of(writer.OpenPending()))
+            using (var read = new StreamedModel(config, packed))
+            {
+                difference = LogitComparison.Between(model, read).Relative;
+            }
+
+            EspalierException.Require(difference <= tolerance,
+                $"Packed as {options.Words}, {folder} does not answer as before: logits differ by {difference:G3} of their size where {tolerance} is allowed; nothing was written, use larger types for this model.");
             CompanionFiles.Copy(CompanionFiles.All, folder, output);
             writer.Commit();
         }
 
-        double tolerance = Math.Max(PackedTypes.Tolerance(options.Type), options.HeadType is { } head ? PackedTypes.Tolerance(head) : 0), difference = LogitComparison.Difference(config, source, output);
-        EspalierException.Require(difference <= tolerance,
-            $"The packed model in {output} does not answer as {folder}: logits differ by {difference:G3} of their size where {PackedTypes.WordOf(options.Type)} allows {tolerance}; use a larger type for this model.");
         return new PackReport(totals.Count, source.TotalBytes, packedBytes, totals.Zeros / (double)Math.Max(1, totals.Weights), totals.Bytes * 8.0 / Math.Max(1, totals.Weights),
-            totals.Codes, totals.HeadBytes * 8.0 / Math.Max(1, totals.HeadWeights), difference, tolerance);
+            totals.Codes, totals.HeadBytes * 8.0 / Math.Max(1, totals.HeadWeights), difference, tolerance, ReaderMatrix.OfPacked(difference));
     }
 
     /// <summary>Writes a packed model's tensors dense: packed floats in their own type, packed integers as the float32 numbers they stand for.</summary>
@@ -60,26 +74,38 @@ public static class Packer
     /// <param name="output">The output folder; not the packed model's own.</param>
     /// <param name="progress">Where progress is told.</param>
     /// <param name="cancellation">Ends the work before anything has its final name.</param>
-    /// <returns>The bytes of the dense tensors.</returns>
     /// <exception cref="EspalierException">When the folder is not packed, or damaged.</exception>
-    public static long Unpack(string folder, string output, IProgressSink progress, CancellationToken cancellation = default)
+    public static UnpackReport Unpack(string folder, string output, IProgressSink progress, CancellationToken cancellation = default)
     {
         RequireOther(folder, output);
         using PackedSource source = PackedSource.Open(folder);
         TensorInfo[] plan = [.. source.Names.Select(source.Info)];
-        using IProgressTask task = progress.Begin("unpacking", plan.Sum(t => t.ByteCount), "B");
-        using CheckpointWriter writer = CheckpointWriter.Create(output, plan);
-        foreach (TensorInfo info in plan)
+        using var model = new StreamedModel(ModelConfig.Load(folder), source);
+        double difference;
+        using (IProgressTask task = progress.Begin("unpacking", plan.Sum(t => t.ByteCount), "B"))
+        using (CheckpointWriter writer = CheckpointWriter.Create(output, plan))
         {
-            cancellation.ThrowIfCancellationRequested();
-            using Tensor dense = source.Read(info.Name);
-            writer.Write(info.Name, dense);
-            task.Advance(info.ByteCount);
+            foreach (TensorInfo info in plan)
+            {
+                cancellation.ThrowIfCancellationRequested();
+                using Tensor dense = source.Read(info.Name);
+                writer.Write(info.Name, dense);
+                task.Advance(info.ByteCount);
+            }
+
+            using (Checkpoint written = writer.OpenPending())
+            using (var read = new StreamedModel(model.Config, written))
+            {
+                difference = LogitComparison.Between(model, read).Largest;
+            }
+
+            // The same numbers in another form.
+            EspalierException.Require(difference < 1e-4, $"Unpacked, {folder} does not answer as before (logits differ by {difference:G3}); the disk is at fault, nothing was written.");
+            CompanionFiles.Copy(CompanionFiles.All, folder, output);
+            writer.Commit();
         }
 
-        CompanionFiles.Copy(CompanionFiles.All, folder, output);
-        writer.Commit();
-        return plan.Sum(t => t.ByteCount);
+        return new UnpackReport(plan.Sum(t => t.ByteCount), difference, ReaderMatrix.OfCheckpoint(output, difference));
     }
 
     /// <summary>How one tensor is packed.</summary>

@@ -109,7 +109,8 @@ public sealed class GgufExportTests
         }
 
         (await Tool.RunAsync("export", model, "--type", "q5_0", "--out", path)).Error.ShouldContain("f32, f16, q4_0, q8_0, bf16");
-        (await Tool.RunAsync("export", model, "--format", "onnx", "--out", path)).Error.ShouldContain("gguf is");
+        (await Tool.RunAsync("export", model, "--format", "onyx", "--out", path)).Error.ShouldContain("gguf, onnx and checkpoint");
+        (await Tool.RunAsync("export", model, "--cache", "--out", path)).Error.ShouldContain("--cache belongs to --format onnx");
         (await Tool.RunAsync("export", model, "--out", folder.Path)).Error.ShouldContain("is a folder");
     }
 }

@@ -7,6 +7,7 @@ using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Sparsity.Packed;
 using Espalier.Tests.Cli;
+using Espalier.Tests.Models;
 using static TorchSharp.torch;
 
 namespace Espalier.Tests.Sparsity.Packed;
@@ -33,7 +34,10 @@ public sealed class PackerTests
         using var folder = new TemporaryFolder();
         string dense = Dense(folder["dense"], Llama, ScalarType.BFloat16, groups: code == "2:4");
         (await Tool.RunAsync("pack", dense, "--type", type, "--code", code, "--head", head, "--out", folder["packed"])).ShouldSatisfyAllConditions(r => r.Error.ShouldBe(""), r => r.Code.ShouldBe(ExitCode.Success));
-        (await Tool.RunAsync("unpack", folder["packed"], "--out", folder["again"])).Code.ShouldBe(ExitCode.Success);
+        Tool unpacking = await Tool.RunAsync("unpack", folder["packed"], "--out", folder["again"], "--json");
+        unpacking.Code.ShouldBe(ExitCode.Success, unpacking.Error);
+        unpacking.Result.GetProperty("logitDifference").GetDouble().ShouldBeLessThan(1e-5);
+        unpacking.Result.GetProperty("readers").EnumerateArray().Select(r => r.GetProperty("word").GetString()).ShouldBe(["yes", "yes", "converted", "converted"]);
         using Checkpoint source = Checkpoint.Open(dense), again = Checkpoint.Open(folder["again"]);
         again.Names.ShouldBe(source.Names, ignoreOrder: true); // a file's tensors lie in the order of their element sizes
         using PackedSource packed = PackedSource.Open(folder["packed"]);
@@ -112,6 +116,35 @@ public sealed class PackerTests
         File.WriteAllBytes(file, bytes);
         using PackedSource packed = PackedSource.Open(folder["packed"]);
         Should.Throw<EspalierException>(() => packed.ReadPacked(Weight).Dispose()).Message.ShouldContain("names no columns");
+    }
+
+    [Fact]
+    public void A_packed_model_that_answers_otherwise_never_gets_its_name()
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        ModelConfig config = TinyModels.Config("llama");
+        using MemoryTensors tensors = TinyModels.Tensors(config);
+        // A channel that is always 0 is read with huge weights: beside them all others of a row become the integer 0.
+        foreach (string name in tensors.Names.Where(n => n.Contains("layers.")).ToArray())
+        {
+            Tensor value = tensors.Read(name);
+            if (name.Contains("layernorm"))
+            {
+                value[0] = 0;
+            }
+            else if (value.shape[^1] == config.HiddenSize)
+            {
+                value[TensorIndex.Colon, 0] = 1e4;
+            }
+
+            tensors.Set(name, value);
+        }
+
+        Directory.CreateDirectory(folder["dense"]);
+        TinyModels.Write(folder["dense"], config, tensors.Names.Select(n => (n, tensors.Read(n))));
+        Should.Throw<EspalierException>(() => Packer.Pack(folder["dense"], new PackOptions(PackedType.Int8), folder["packed"], SilentProgress.Instance)).Message.ShouldContain("nothing was written");
+        Directory.GetFiles(folder["packed"]).ShouldBeEmpty();
     }
 
     [Fact]
