@@ -38,6 +38,7 @@ internal static class CommandList
         new SearchCommand(),
         new PackCommand(),
         new UnpackCommand(),
+        new SpeedCommand(),
         new MethodsCommand(),
         new InspectCommand(),
         new GenerateCommand(),

@@ -130,10 +130,32 @@ internal static class PruningText
         }
 
         console.WriteLine();
+        if (report.Speed is { } speed)
+        {
+            ShowSpeed(console, speed);
+        }
+
         ReaderText.Show(context, report.Readers);
         console.MarkupLine($"Time {Text.Duration(TimeSpan.FromSeconds(report.Seconds.Values.Sum()))}, peak memory {Text.Bytes(report.PeakMemory)}.");
         console.MarkupLine($"Checkpoint: {Markup.Escape(report.Out)}");
         console.MarkupLine($"Report:     {Markup.Escape(Path.Combine(report.Out, "report.html"))}");
+    }
+
+    private static void ShowSpeed(IAnsiConsole console, SpeedTable speed)
+    {
+        var table = new Table().Border(TableBorder.Rounded);
+        for (int i = 0; i < SpeedText.Headings.Count; i++)
+        {
+            table.AddColumn(i == 0 ? new TableColumn(SpeedText.Headings[i]) : new TableColumn(SpeedText.Headings[i]).RightAligned());
+        }
+
+        foreach (IReadOnlyList<string> row in SpeedText.Rows(speed))
+        {
+            table.AddRow([.. row]);
+        }
+
+        console.MarkupLine($"[bold]{Markup.Escape(speed.Sentence)}[/]");
+        console.Write(table);
     }
 
     private static void ShowStructure(IAnsiConsole console, StructureReport structure, DiskSize disk)

@@ -50,6 +50,12 @@ public sealed class LanguageModel : IDisposable
     /// <summary>The number of parameters; tied ones count once.</summary>
     public long ParameterCount => Tensors.Sum(t => t.Value.numel());
 
+    /// <summary>The bytes that the weights take in memory, compact ones as they are.</summary>
+    public long WeightBytes => Parts.Sum(p => p.WeightBytes);
+
+    /// <summary>The bytes of weights that are read for one new token: all, but of a token table that the head does not share only one row.</summary>
+    public long BytesPerToken => WeightBytes - (Config.TieWordEmbeddings ? 0 : Embedding.WeightBytes);
+
     /// <summary>The channels of the residual stream, through every part: cut one and the model is narrower by one.</summary>
     public CoupledGroup HiddenChannels =>
         new(CoupledKind.HiddenChannel, "the residual stream", Config.HiddenSize, [.. Parts.SelectMany(part => part.HiddenChannelSlices)]);

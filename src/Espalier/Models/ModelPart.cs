@@ -26,6 +26,14 @@ public abstract class ModelPart : nn.Module
     /// <summary>The number of parameters; a tied weight counts in the embedding alone.</summary>
     public long ParameterCount => Tensors.Sum(t => t.Value.numel());
 
+    /// <summary>The bytes that the weights take in memory, compact ones as they are.</summary>
+    public long WeightBytes => components.Sum(c => c.Module switch
+    {
+        Linear { Compact: { } compact } => compact.StoredBytes,
+        LookupTable { Compact: { } compact } => compact.StoredBytes,
+        _ => c.Module.parameters().Sum(p => p.numel() * p.element_size()),
+    });
+
     /// <summary>What one channel of the residual stream is in this part's tensors: the slices to cut when a channel goes.</summary>
     public abstract IReadOnlyList<SlicePattern> HiddenChannelSlices { get; }
 

@@ -55,6 +55,9 @@ public sealed record PruningJob
     /// <summary>Start over where an unfinished run lies in the output folder.</summary>
     public bool Fresh { get; init; }
 
+    /// <summary>Whether the report measures the speed of both models, unpacked and packed, on the CPU. Models too large to be loaded together are left out.</summary>
+    public bool MeasureSpeed { get; init; } = true;
+
     /// <summary>The plan as YAML, for the report.</summary>
     public string? PlanYaml { get; init; }
 

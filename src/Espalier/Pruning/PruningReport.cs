@@ -50,6 +50,9 @@ public sealed record PruningReport
     /// <summary>What was cut out; null where weights were masked.</summary>
     public Structured.StructureReport? Structure { get; init; }
 
+    /// <summary>Speed, size and perplexity of the model before and after, unpacked and packed, on this machine; null where it was not measured.</summary>
+    public SpeedTable? Speed { get; init; }
+
     /// <summary>What quantisation came to; null where nothing was quantised.</summary>
     public QuantisationReport? Quantisation { get; init; }
 

@@ -25,7 +25,7 @@ public static class PruningReportPage
     /// <summary>Makes the page.</summary>
     public static ReportPage Make(PruningReport report)
     {
-        ReportPage page = new ReportPage($"{ShortName(report.Model)}, {(OnlyRetrained(report) ? "retrained" : "pruned")}", Headline(report)) { Kicker = "Espalier pruning report", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
+        ReportPage page = new ReportPage($"{ShortName(report.Model)}, {(OnlyRetrained(report) ? "retrained" : "pruned")}", $"{Headline(report)} {report.Speed?.Sentence}".TrimEnd()) { Kicker = "Espalier pruning report", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
             .Add(new Figures([.. KeyFigures(report)]));
         if (report.Warnings.Count > 0)
         {
@@ -75,6 +75,11 @@ public static class PruningReportPage
                 Places = [.. report.Blocks.Select(b => b.Index.ToString(CultureInfo.InvariantCulture))],
                 Columns = [new ColumnSeries("output error", [.. report.Blocks.Select(b => b.OutputError)], Tone.Clay)],
             });
+        }
+
+        if (report.Speed is { } speed)
+        {
+            page = SpeedText.AddTo(page, speed);
         }
 
         var costs = report.Seconds.Select(s => KeyValuePair.Create(s.Key, Text.Duration(TimeSpan.FromSeconds(s.Value)))).ToList();

@@ -146,7 +146,7 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         samples.Continue(finalStage, ModelConfig.Load(job.Out), output, cancellation);
         QuantisationReport? quantisation = job.Plan.Quantisation is { } asked ? Timed("checking", () => QuantisationReport.Of(output, pruned, asked.Type)) : null;
         StructureReport? structure = pruned.Structure is { } cut ? cut with { Speed = CompareSpeed(model, output, preview) } : null;
-        PruningReport report = Assemble(checkpoint, output, model.Config, preview, pruned, quality, retraining, samples, reopened) with { Structure = structure, Quantisation = quantisation };
+        PruningReport report = Assemble(checkpoint, output, model.Config, preview, pruned, quality, retraining, samples, reopened) with { Structure = structure, Quantisation = quantisation, Speed = TableOfSpeeds(model, output, preview) };
         journal.Remove();
         return report;
     }
@@ -168,6 +168,27 @@ internal sealed class PruningRun(PruningJob job, IProgressSink sink, Cancellatio
         job.Plan.Quantisation is null ? model.Source : new WidenedSource(model.Source, [.. preview.Asked.Keys]);
 
     private static Dictionary<string, SparsityMask> Masks(IPrunedModel pruned) => pruned.Names.ToDictionary(n => n, pruned.Mask, StringComparer.Ordinal);
+
+    // Both models whole in memory, unpacked and packed: about five times the float32 weights of one.
+    private SpeedTable? TableOfSpeeds(StreamedModel model, Checkpoint output, PruningPreview preview)
+    {
+        if (!job.MeasureSpeed || job.Plan.IsDense)
+        {
+            return null;
+        }
+
+        if (preview.Parameters > LargestMeasured || (job.Memory is { } budget && preview.Parameters * sizeof(float) * 5 > budget))
+        {
+            progress.Say("The models are too large to be held side by side, so packed and dense speeds were not measured; `espalier pack` the output and compare with `espalier speed`.");
+            return null;
+        }
+
+        return Timed("speed table", () =>
+        {
+            using var final = new StreamedModel(ModelConfig.Load(job.Out), output);
+            return SpeedTable.Measure(model, final, job.Evaluation, progress, cancellation);
+        });
+    }
 
     // Two whole models in memory: only where they are small, or memory is not limited.
     private SpeedComparison? CompareSpeed(StreamedModel model, Checkpoint output, PruningPreview preview)

@@ -109,7 +109,7 @@ public static class Packer
     }
 
     /// <summary>How one tensor is packed.</summary>
-    private sealed record Shape(bool Transposed, bool IsHead, PackedType Type, MatrixCode? Code);
+    internal sealed record Shape(bool Transposed, bool IsHead, PackedType Type, MatrixCode? Code);
 
     private sealed class Totals
     {
@@ -150,7 +150,7 @@ public static class Packer
     }
 
     /// <summary>The weights that are packed: linear maps of blocks, the token table and a head of its own.</summary>
-    private static Dictionary<string, Shape> Shapes(ModelConfig config, PackOptions options)
+    internal static Dictionary<string, Shape> Shapes(ModelConfig config, PackOptions options)
     {
         Architecture family = Architecture.For(config);
         Dictionary<string, Shape> shapes = Linears(config).ToDictionary(l => l.Key, l => new Shape(l.Value, IsHead: false, options.Type, options.Code), StringComparer.Ordinal);

@@ -42,7 +42,7 @@ public sealed class GridTests
         {
             int columns = 1 + random.Next(64), largest = 1 + random.Next(type is PackedType.Int8 ? 127 : 7);
             uint bits = (uint)random.Next(0x20000000, 0x5F000000);
-            float scale = BitConverter.UInt32BitsToSingle(type is PackedType.Int8 ? bits & ~0xFFu : bits & ~0xFFFFu) * (random.Next(2) * 2 - 1);
+            float scale = BitConverter.UInt32BitsToSingle(bits & ~0xFFFFu) * (random.Next(2) * 2 - 1);
             float[] w = [.. Enumerable.Range(0, columns).Select(_ => random.Next(-largest - (type is PackedType.Int4 ? 1 : 0), largest + 1) * scale)];
             using PackedMatrix packed = PackedMatrix.Pack(w, 1, columns, type);
             var back = new float[columns];
