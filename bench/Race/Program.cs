@@ -1,22 +1,23 @@
-using System.Globalization;
-using Espalier.Evaluation;
-using Espalier.Models;
-using Espalier.Runtime;
-using Espalier.Sparsity.Packed;
-using static TorchSharp.torch;
+using Espalier.Race;
 
-// Our side of bench/race.py: holds one model and answers each line "NEW PROMPT" on standard input with the tokens per second
-// of decoding NEW tokens after a prompt of PROMPT tokens, and of reading that prompt.
-NativeLibraries.EnsureLoaded();
-set_num_threads(int.Parse(args[1], CultureInfo.InvariantCulture));
-ModelConfig config = ModelConfig.Load(args[0]);
-Espalier.Checkpoints.ITensorSource source = PackedSource.OpenAny(args[0]);
-using LanguageModel model = LanguageModel.Load(config, source, compact: true);
-(source as IDisposable)?.Dispose();
-Console.WriteLine("ready");
-while (Console.ReadLine() is { } line)
+// The parts of bench/race.py that are ours: "serve FOLDER|none" answers measurements line by line, "bytes FILE" says what a token reads
+// of a model, "report JSON HTML" draws the page.
+switch (args)
 {
-    int[] words = [.. line.Split(' ').Select(w => int.Parse(w, CultureInfo.InvariantCulture))];
-    DecodingSpeed speed = DecodingSpeed.Measure([model], new DecodingSpeed.Options { NewTokens = words[0], PromptTokens = words[1], Repeats = 3 })[0];
-    Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{speed.TokensPerSecond:R} {speed.PromptTokensPerSecond:R}"));
+    case ["serve", var model]:
+        using (var worker = new Worker(model == "none" ? null : model))
+        {
+            worker.Serve();
+        }
+
+        return 0;
+    case ["bytes", var path]:
+        Console.WriteLine(TokenBytes.Of(path));
+        return 0;
+    case ["report", var json, var html]:
+        RacePage.Make(json).Save(html);
+        return 0;
+    default:
+        Console.Error.WriteLine("Usage: Race serve FOLDER|none, Race bytes FILE.gguf|FOLDER, or Race report race.json race.html.");
+        return 2;
 }

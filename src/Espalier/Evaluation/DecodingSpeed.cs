@@ -19,8 +19,11 @@ public sealed record DecodingSpeed(double TokensPerSecond, double PromptTokensPe
         /// <summary>Tokens of the prompt.</summary>
         public int PromptTokens { get; init; } = 128;
 
-        /// <summary>Repeats of each model; one more before them is not counted.</summary>
+        /// <summary>Repeats of each model that count.</summary>
         public int Repeats { get; init; } = 5;
+
+        /// <summary>Repeats before them that do not count; 0 for models that have run already.</summary>
+        public int WarmUps { get; init; } = 1;
     }
 
     /// <summary>Measures several models in turns, so that what else the machine does meets all of them.</summary>
@@ -33,7 +36,7 @@ public sealed record DecodingSpeed(double TokensPerSecond, double PromptTokensPe
         options ??= new Options();
         var decode = models.Select(_ => new List<double>()).ToArray();
         var prompt = models.Select(_ => new List<double>()).ToArray();
-        for (int repeat = -1; repeat < options.Repeats; repeat++)
+        for (int repeat = -options.WarmUps; repeat < options.Repeats; repeat++)
         {
             for (int i = 0; i < models.Count; i++)
             {

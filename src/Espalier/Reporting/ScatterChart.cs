@@ -34,6 +34,9 @@ public sealed class ScatterChart : Chart
     /// <summary>A value of y to compare with, drawn across ("dense"); null for none.</summary>
     public (string Name, double Y)? Reference { get; init; }
 
+    /// <summary>Lines to compare with, such as a bound that falls with x; drawn dashed, with their names at their first points.</summary>
+    public IReadOnlyList<Series> Curves { get; init; } = [];
+
     /// <summary>Draws y on a logarithmic axis; values must be positive.</summary>
     public bool Logarithmic { get; init; }
 
@@ -62,9 +65,10 @@ public sealed class ScatterChart : Chart
     {
         var svg = new Svg(width, Height);
         ScatterPoint[] shown = Shown, front = OnFront;
-        double lowX = shown.Min(p => p.X - Bar(p.XError)), highX = shown.Max(p => p.X + Bar(p.XError));
+        (double X, double Y)[] bends = [.. Curves.SelectMany(c => c.Points)];
+        double lowX = shown.Select(p => p.X - Bar(p.XError)).Concat(bends.Select(b => b.X)).Min(), highX = shown.Select(p => p.X + Bar(p.XError)).Concat(bends.Select(b => b.X)).Max();
         double room = Math.Max((highX - lowX) * 0.06, ((Math.Max(Math.Abs(lowX), Math.Abs(highX)) * LeastSpan) - (highX - lowX)) / 2);
-        double[] ys = [.. shown.SelectMany(p => new[] { Low(p), p.Y + Bar(p.YError) }), .. Reference is { } r ? [r.Y] : Array.Empty<double>()];
+        double[] ys = [.. shown.SelectMany(p => new[] { Low(p), p.Y + Bar(p.YError) }), .. Reference is { } r ? [r.Y] : Array.Empty<double>(), .. bends.Select(b => b.Y)];
         Axis x = Axis.Exact(lowX - room, highX + room, Plane.Left, width - Plane.Right, width < 500 ? 4 : 8);
         Axis y = Logarithmic ? Axis.Logarithmic(ys.Min(), ys.Max(), Height - Plane.Bottom, Plane.Top) : Axis.Linear(ys.Min(), ys.Max(), Height - Plane.Bottom, Plane.Top);
         Plane.Frame(svg, x, y, XLabel, YLabel);
@@ -72,6 +76,12 @@ public sealed class ScatterChart : Chart
         {
             svg.Polyline([(Plane.Left, y.At(across.Y)), (width - Plane.Right, y.At(across.Y))], $"dashed {Svg.ToneClass(Tone.Slate)}");
             svg.Text(width - Plane.Right, y.At(across.Y) - 5, across.Name, "tick", "end");
+        }
+
+        foreach (Series curve in Curves.Where(c => c.Points.Count > 1))
+        {
+            svg.Polyline(curve.Points.Select(p => (x.At(p.X), y.At(p.Y))), $"dashed {Svg.ToneClass(curve.Tone)}");
+            svg.Text(x.At(curve.Points[0].X) + 8, y.At(curve.Points[0].Y) + 4, curve.Name, "tick");
         }
 
         if (front.Length > 1)

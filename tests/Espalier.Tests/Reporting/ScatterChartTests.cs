@@ -35,6 +35,17 @@ public sealed class ScatterChartTests
     }
 
     [Fact]
+    public void Curves_are_dashed_lines_with_names_and_the_axes_hold_them()
+    {
+        XElement svg = Drawn(new ScatterChart { Title = "t", Logarithmic = true, Points = [new("a", 2, 3)], Curves = [new("bound", [(1, 20), (2, 10), (4, 5)], Tone.Slate)] });
+        XElement curve = Of(svg, "polyline").ShouldHaveSingleItem();
+        Class(curve).ShouldBe("dashed slate");
+        double[] xs = [.. curve.Attribute("points")!.Value.Split(' ').Select(p => double.Parse(p.Split(',')[0], CultureInfo.InvariantCulture))];
+        xs.Distinct().Count().ShouldBe(3, "points beyond the axis would be moved to its end");
+        Of(svg, "text").ShouldContain(t => t.Value == "bound");
+    }
+
+    [Fact]
     public void Names_keep_clear_of_one_another()
     {
         XElement svg = Drawn(new ScatterChart { Title = "t", Points = [new("first", 1, 1), new("second", 1, 1.02), new("third", 1.001, 1), new("far", 3, 4)] });

@@ -1,14 +1,20 @@
 namespace Espalier.Sparsity.Packed;
 
 /// <summary>Multiplies packed matrices with one or a few vectors, and writes their rows dense. It keeps its room and its threads from call to call and allocates nothing then.</summary>
-/// <remarks>One thread owns whole rows, shares of about the same number of bytes. An object serves one caller at a time.</remarks>
+/// <remarks>
+/// One thread owns whole rows; threads take the next share, of about the same number of bytes each, when they are done with one, so that
+/// one that the system has stopped holds up no more than its share. An object serves one caller at a time.
+/// </remarks>
 public sealed unsafe class PackedProduct : IDisposable
 {
+    // A share is long enough to be read ahead and short enough to wait for.
+    private const int ShareWords = (64 << 10) / 8, MostSharesPerThread = 8;
+
     private readonly PackedInput input = new();
     private readonly WorkerTeam team;
     private PackedMatrix? matrix;
     private float* output;
-    private int count, firstRow, rowCount;
+    private int count, firstRow, rowCount, shares, taken;
 
     /// <summary>Makes one.</summary>
     /// <param name="threads">How many threads share the rows, the caller's included.</param>
@@ -18,7 +24,7 @@ public sealed unsafe class PackedProduct : IDisposable
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(threads);
         Threads = threads;
         Kernels = kernels ?? PackedKernels.Current;
-        team = new WorkerTeam(threads, Share);
+        team = new WorkerTeam(threads, Work);
     }
 
     /// <summary>How many threads share the rows, the caller's included.</summary>
@@ -89,14 +95,31 @@ public sealed unsafe class PackedProduct : IDisposable
     {
         output = to;
         (matrix, count, firstRow, rowCount) = (weights, vectors, from, rows);
-        team.Run();
+        int words = weights.RowWords[from + rows] - weights.RowWords[from];
+        (shares, taken) = (Threads == 1 ? 1 : Math.Clamp(words / ShareWords, 1, Threads * MostSharesPerThread), 0);
+        if (shares == 1)
+        {
+            Work();
+        }
+        else
+        {
+            team.Run();
+        }
+
         matrix = null;
     }
 
-    private void Share(int index, int of)
+    private void Work()
     {
-        int first = Boundary(index, of), end = Boundary(index + 1, of);
         RowKernel kernel = PackedKernels.For(Kernels, matrix!);
+        for (int share = Interlocked.Increment(ref taken) - 1; share < shares; share = Interlocked.Increment(ref taken) - 1)
+        {
+            Share(kernel, Boundary(share), Boundary(share + 1));
+        }
+    }
+
+    private void Share(RowKernel kernel, int first, int end)
+    {
         byte* stream = matrix!.Stream;
         ReadOnlySpan<int> starts = matrix.RowWords;
         ReadOnlySpan<float> scales = matrix.Scales;
@@ -138,16 +161,16 @@ public sealed unsafe class PackedProduct : IDisposable
         }
     }
 
-    // The first row that begins at or behind a share of the bytes of the rows at work.
-    private int Boundary(int index, int of)
+    // The first row that begins at or behind a share of the bytes of the rows at work, an even number of rows from the first: they go in pairs.
+    private int Boundary(int share)
     {
-        ReadOnlySpan<int> starts = matrix!.RowWords.Slice(firstRow, rowCount + 1);
-        if (index == 0 || index == of)
+        if (share == 0 || share == shares)
         {
-            return firstRow + (index == 0 ? 0 : rowCount);
+            return firstRow + (share == 0 ? 0 : rowCount);
         }
 
-        int at = starts.BinarySearch(starts[0] + (int)((long)(starts[^1] - starts[0]) * index / of));
-        return firstRow + Math.Min(at < 0 ? ~at : at, rowCount);
+        ReadOnlySpan<int> starts = matrix!.RowWords.Slice(firstRow, rowCount + 1);
+        int at = starts.BinarySearch(starts[0] + (int)((long)(starts[^1] - starts[0]) * share / shares));
+        return firstRow + Math.Min(((at < 0 ? ~at : at) + 1) & ~1, rowCount);
     }
 }

@@ -1,0 +1,45 @@
+// llama.cpp's side of bench/race.py: holds one GGUF file and answers "decode THREADS NEW PROMPT" and "prompt THREADS TOKENS" with
+// tokens per second. As llama-bench does, it feeds fixed tokens and computes the logits after each, without sampling from them; it
+// works on the bare context of node-llama-cpp, so that a step costs no scheduling in JavaScript.
+//   node race_llama.mjs ARTIFACTS/llama-cpp FILE.gguf
+import { pathToFileURL } from "node:url";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const [folder, file] = process.argv.slice(2);
+const { getLlama, LlamaLogLevel } = await import(pathToFileURL(join(folder, "node_modules/node-llama-cpp/dist/index.js")));
+const llama = await getLlama({ gpu: false, build: "never", logLevel: LlamaLogLevel.error, maxThreads: 0 });
+const model = await llama.loadModel({ modelPath: file, useMmap: true });
+const context = await model.createContext({ contextSize: 1024, batchSize: 512, sequences: 1, threads: 1 });
+const bare = context._ctx, vocabulary = model.fileInfo.metadata.tokenizer.ggml.tokens?.length ?? 4096;
+const token = i => (i * 7919) % vocabulary;
+
+async function feed(tokens, at) {
+    bare.initBatch(tokens.length);
+    bare.addToBatch(0, at, Uint32Array.from(tokens), Uint32Array.from([tokens.length - 1]));
+    await bare.decodeBatch();
+}
+
+async function measure(threads, made, prompt) {
+    bare.setThreads(threads);
+    if (bare.getThreads() !== threads) throw new Error(`llama.cpp took ${bare.getThreads()} threads instead of ${threads}`);
+    bare.disposeSequence(0);
+    let clock = performance.now();
+    await feed(Array.from({ length: prompt }, (_, i) => token(i)), 0);
+    const reading = prompt / (performance.now() - clock) * 1000;
+    clock = performance.now();
+    for (let i = 0; i < made; i++) await feed([token(prompt + i)], prompt + i);
+    const writing = made / (performance.now() - clock) * 1000;
+    const last = bare.getSequenceKvCacheMaxPosition(0);
+    if (last !== prompt + made - 1) throw new Error(`llama.cpp stands at ${last} instead of ${prompt + made - 1}`);
+    return { reading, writing };
+}
+
+console.log("ready");
+for await (const line of createInterface({ input: process.stdin })) {
+    const [word, ...numbers] = line.split(" ");
+    const [threads, first, second] = numbers.map(Number);
+    const { reading, writing } = word === "decode" ? await measure(threads, first, second) : await measure(threads, 1, first);
+    console.log(String(word === "decode" ? writing : reading));
+}
+process.exit(0);
