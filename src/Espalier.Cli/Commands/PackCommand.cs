@@ -11,6 +11,7 @@ internal sealed class PackCommand : EspalierCommand
     private readonly Option<string> _type = new("--type") { Description = "How kept weights are stored: f32, bf16, f16, int8 or int4.", HelpName = "type", Required = true };
     private readonly Option<string?> _code = new("--code") { Description = "How places are named: bitmask, dense or 2:4 (default: per weight the one that takes the fewest bytes).", HelpName = "code" };
     private readonly Option<string?> _head = new("--head") { Description = "How the token table and the head are stored, dense: a type, or keep (default: int8 beside integers, else the type).", HelpName = "type" };
+    private readonly Option<bool?> _skip = new("--skip-inactive") { Description = "Whether weights behind a ReLU are stored by input, so that decoding never reads those of inactive neurons (default: true for floats; integers then have a scale per input).", HelpName = "true|false" };
     private readonly Option<string> _out = new("--out") { Description = "The output folder.", HelpName = "folder", Required = true };
 
     public PackCommand()
@@ -23,6 +24,7 @@ internal sealed class PackCommand : EspalierCommand
         Add(_type);
         Add(_code);
         Add(_head);
+        Add(_skip);
         Add(_out);
     }
 
@@ -31,6 +33,7 @@ internal sealed class PackCommand : EspalierCommand
         var options = new PackOptions(PackedTypes.Parse(parsed.GetRequiredValue(_type)));
         options = parsed.GetValue(_code) is { } code ? options with { Code = MatrixCodes.Parse(code) } : options;
         options = parsed.GetValue(_head) is { } head ? options with { HeadType = head == PackOptions.Keep ? null : PackedTypes.Parse(head) } : options;
+        options = parsed.GetValue(_skip) is { } skip ? options with { SkipInactive = skip } : options;
         options.RequireSound();
         string output = parsed.GetRequiredValue(_out);
         string folder = await Inputs.ModelAsync(parsed.GetRequiredValue(_model), context, cancellation).ConfigureAwait(false);

@@ -29,6 +29,9 @@ internal static class Activations
     /// <summary>The names that are known.</summary>
     public static IReadOnlyCollection<string> Names => ByName.Keys;
 
+    /// <summary>Whether a function is exactly 0 over a range of inputs, so that neurons are inactive.</summary>
+    public static bool GivesZeros(string name) => name is "relu" or "relu2" or FatReluName;
+
     /// <summary>The function of a configuration, which has been checked.</summary>
     public static Func<Tensor, Tensor> Of(ModelConfig config)
     {

@@ -19,6 +19,12 @@ public interface ICompactWeight : IDisposable
     /// <param name="y">[out].</param>
     void Multiply(ReadOnlySpan<float> x, Span<float> y);
 
+    /// <summary>Some entries of W x of one vector; the others become 0, and their rows need not be read.</summary>
+    /// <param name="x">[in].</param>
+    /// <param name="y">[out].</param>
+    /// <param name="rows">The entries wanted, ascending.</param>
+    void Multiply(ReadOnlySpan<float> x, Span<float> y, ReadOnlySpan<int> rows);
+
     /// <summary>Some rows as dense float32.</summary>
     /// <param name="ids">Their numbers [count], int64.</param>
     /// <returns>[count, in]; the caller's scope disposes it.</returns>
@@ -33,5 +39,6 @@ public interface ICompactSource : ITensorSource
 {
     /// <summary>A weight in its compact form, which the caller disposes; null where it is stored dense.</summary>
     /// <param name="name">The checkpoint name of the weight.</param>
-    ICompactWeight? ReadCompact(string name);
+    /// <param name="layout">How the model stores it.</param>
+    ICompactWeight? ReadCompact(string name, WeightLayout layout);
 }

@@ -123,11 +123,27 @@ public sealed class Linear : nn.Module<Tensor, Tensor>
     /// <summary>One vector: what <see cref="forward"/> does, on plain memory.</summary>
     /// <param name="x">[in].</param>
     /// <param name="y">[out].</param>
-    internal void Step(ReadOnlySpan<float> x, Span<float> y)
+    internal void Step(ReadOnlySpan<float> x, Span<float> y) => Step(x, y, [], some: false);
+
+    /// <summary>One vector, where only some outputs matter: a compact weight need not read the rows of the others, which may hold anything then.</summary>
+    /// <param name="x">[in].</param>
+    /// <param name="y">[out].</param>
+    /// <param name="rows">The outputs that matter, ascending.</param>
+    internal void Step(ReadOnlySpan<float> x, Span<float> y, ReadOnlySpan<int> rows) => Step(x, y, rows, some: true);
+
+    private void Step(ReadOnlySpan<float> x, Span<float> y, ReadOnlySpan<int> rows, bool some)
     {
         if (Compact is not null && Adapter is null && InputObserver is null)
         {
-            Compact.Multiply(x, y);
+            if (some)
+            {
+                Compact.Multiply(x, y, rows);
+            }
+            else
+            {
+                Compact.Multiply(x, y);
+            }
+
             if (bias is not null)
             {
                 TensorPrimitives.Add(y, StepMath.Numbers(bias), y);

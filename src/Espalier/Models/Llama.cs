@@ -95,6 +95,7 @@ internal sealed class LlamaBlock : DecoderBlock
     private readonly BlockShape shape;
     private readonly Rotary rotary;
     private readonly int headDim;
+    private readonly bool skips;
     private readonly RmsNorm inputNorm, postAttentionNorm;
     private readonly RmsNorm? queryNorm, keyNorm;
     private readonly Linear query, key, value, output, gate, up, down;
@@ -106,6 +107,7 @@ internal sealed class LlamaBlock : DecoderBlock
         prefix = $"{c.TensorPrefix}layers.{index}";
         rotary = new Rotary(c.Rope!, headDim);
         Activation = Activations.Of(c);
+        skips = Activations.GivesZeros(c.Activation);
         (long hidden, long queryWidth, long keyWidth, long neurons) = (c.HiddenSize, shape.Heads * (long)headDim, shape.KeyValueHeads * (long)headDim, shape.Neurons);
 
         inputNorm = Add($"{prefix}.input_layernorm", new RmsNorm(hidden, c.NormEpsilon, p));
@@ -178,7 +180,15 @@ internal sealed class LlamaBlock : DecoderBlock
         postAttentionNorm.Step(x, normed);
         gate.Step(normed, z);
         StepMath.Activate(Activation, z);
-        up.Step(normed, other);
+        if (skips && room.FewActive(z, out ReadOnlySpan<int> active))
+        {
+            up.Step(normed, other, active);
+        }
+        else
+        {
+            up.Step(normed, other);
+        }
+
         TensorPrimitives.Multiply(z, other, z);
         down.Step(z, branch);
         TensorPrimitives.Add(x, branch, x);

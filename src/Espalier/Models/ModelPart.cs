@@ -67,7 +67,7 @@ public abstract class ModelPart : nn.Module
         foreach ((string name, nn.Module module) in components.Where(c => c.Module is Linear or LookupTable))
         {
             string weight = $"{name}.weight";
-            if (source.ReadCompact(weight) is not { } compact)
+            if (source.ReadCompact(weight, (module as Linear)?.Layout ?? WeightLayout.OutIn) is not { } compact)
             {
                 continue;
             }

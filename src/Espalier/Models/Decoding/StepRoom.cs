@@ -5,6 +5,30 @@ internal sealed class StepRoom
 {
     private readonly float[][] vectors = [.. Enum.GetValues<StepVector>().Select(_ => Array.Empty<float>())];
 
+    private int[] numbers = [];
+
+    /// <summary>The places of all entries that are not 0, ascending.</summary>
+    /// <param name="x">Activations.</param>
+    /// <param name="places">The places.</param>
+    /// <returns>Whether they are at most half of all, so that leaving the others out is worth it.</returns>
+    public bool FewActive(ReadOnlySpan<float> x, out ReadOnlySpan<int> places)
+    {
+        if (numbers.Length < x.Length)
+        {
+            numbers = new int[x.Length];
+        }
+
+        int count = 0;
+        for (int i = 0; i < x.Length; i++)
+        {
+            numbers[count] = i;
+            count += x[i] != 0 ? 1 : 0;
+        }
+
+        places = numbers.AsSpan(0, count);
+        return count <= x.Length / 2;
+    }
+
     /// <summary>The residual stream [hidden]; a block changes it in place.</summary>
     public Span<float> Hidden => vectors[(int)StepVector.Hidden];
 

@@ -15,6 +15,12 @@ public sealed record PackOptions(PackedType Type)
     /// <summary>How the token table and an untied head are stored, dense; null leaves them as they are. Default: int8 beside integers, else the type of the blocks.</summary>
     public PackedType? HeadType { get; init; } = PackedTypes.IsInteger(Type) ? PackedType.Int8 : Type;
 
+    /// <summary>
+    /// Whether the weights that follow a ReLU are stored by input, so that decoding never reads those of inactive neurons. Default: yes for floats. Integers
+    /// have a scale per row, which would then be an input's: no, so that what was quantised per output comes back bit by bit. No effect with other activations or the 2:4 code.
+    /// </summary>
+    public bool SkipInactive { get; init; } = !PackedTypes.IsInteger(Type);
+
     /// <summary>As in "int4 (head int8)".</summary>
     internal string Words => $"{PackedTypes.WordOf(Type)}{(HeadType is { } head && head != Type ? $" (head {PackedTypes.WordOf(head)})" : "")}";
 

@@ -5,7 +5,7 @@ namespace Espalier.Sparsity.Packed;
 /// One thread owns whole rows; threads take the next share, of about the same number of bytes each, when they are done with one, so that
 /// one that the system has stopped holds up no more than its share. An object serves one caller at a time.
 /// </remarks>
-public sealed unsafe class PackedProduct : IDisposable
+public sealed unsafe partial class PackedProduct : IDisposable
 {
     // A share is long enough to be read ahead and short enough to wait for.
     private const int ShareWords = (64 << 10) / 8, MostSharesPerThread = 8;
@@ -68,6 +68,7 @@ public sealed unsafe class PackedProduct : IDisposable
     {
         team.Dispose();
         input.Dispose();
+        DisposeSums();
     }
 
     internal void Multiply(PackedMatrix weights, float* x, float* y, int vectors)
@@ -111,6 +112,12 @@ public sealed unsafe class PackedProduct : IDisposable
 
     private void Work()
     {
+        if (some)
+        {
+            WorkOnSome();
+            return;
+        }
+
         RowKernel kernel = PackedKernels.For(Kernels, matrix!);
         for (int share = Interlocked.Increment(ref taken) - 1; share < shares; share = Interlocked.Increment(ref taken) - 1)
         {

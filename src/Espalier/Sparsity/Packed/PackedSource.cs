@@ -98,7 +98,8 @@ public sealed unsafe class PackedSource : ICompactSource, IDisposable
         : checkpoint.Info(name);
 
     /// <inheritdoc/>
-    public ICompactWeight? ReadCompact(string name) => entries.ContainsKey(name) ? new PackedWeight(ReadPacked(name)) : null;
+    public ICompactWeight? ReadCompact(string name, WeightLayout layout) =>
+        entries.TryGetValue(name, out Entry? entry) ? new PackedWeight(ReadPacked(name), byInput: entry.Transposed != (layout is WeightLayout.InOut)) : null;
 
     /// <summary>Reads one weight as it is packed; the caller disposes it.</summary>
     /// <param name="name">One of <see cref="PackedNames"/>.</param>

@@ -8,7 +8,8 @@ namespace Espalier.Sparsity.Packed;
 /// expanded and multiplied by libtorch, which reads each expanded tile from the cache.
 /// </summary>
 /// <param name="matrix">The matrix; disposed with this.</param>
-public sealed unsafe class PackedWeight(PackedMatrix matrix) : ICompactWeight
+/// <param name="byInput">Whether its rows are inputs, [in, out]: then a product adds up the rows of inputs that are not 0, and never reads the others.</param>
+public sealed unsafe class PackedWeight(PackedMatrix matrix, bool byInput = false) : ICompactWeight
 {
     /// <summary>The most vectors that go to the packed kernels.</summary>
     internal const int KernelVectors = 8;
@@ -29,10 +30,10 @@ public sealed unsafe class PackedWeight(PackedMatrix matrix) : ICompactWeight
     {
         using var scope = NewDisposeScope();
         long[] shape = x.shape;
-        int vectors = checked((int)(x.numel() / matrix.Columns));
-        Tensor input = x.to(ScalarType.Float32).reshape(vectors, matrix.Columns).contiguous();
-        Tensor output = vectors <= KernelVectors ? ByKernel(input, vectors) : ByTiles(input);
-        return output.reshape([.. shape[..^1], matrix.Rows]).MoveToOuterDisposeScope();
+        int vectors = checked((int)(x.numel() / Math.Max(1, shape[^1])));
+        Tensor input = x.to(ScalarType.Float32).reshape(vectors, shape[^1]).contiguous();
+        Tensor output = byInput ? ByInputs(input, vectors) : vectors <= KernelVectors ? ByKernel(input, vectors) : ByTiles(input);
+        return output.reshape([.. shape[..^1], output.shape[1]]).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -40,7 +41,29 @@ public sealed unsafe class PackedWeight(PackedMatrix matrix) : ICompactWeight
     {
         lock (Gate)
         {
-            Product().Multiply(matrix, x, y);
+            if (byInput)
+            {
+                Product().AddRows(matrix, x, y);
+            }
+            else
+            {
+                Product().Multiply(matrix, x, y);
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Multiply(ReadOnlySpan<float> x, Span<float> y, ReadOnlySpan<int> rows)
+    {
+        if (byInput)
+        {
+            Multiply(x, y);
+            return;
+        }
+
+        lock (Gate)
+        {
+            Product().MultiplySome(matrix, x, y, rows);
         }
     }
 
@@ -60,7 +83,12 @@ public sealed unsafe class PackedWeight(PackedMatrix matrix) : ICompactWeight
     }
 
     /// <inheritdoc/>
-    public Tensor ToDense() => matrix.ToTensor();
+    public Tensor ToDense()
+    {
+        using var scope = NewDisposeScope();
+        Tensor stored = matrix.ToTensor();
+        return (byInput ? stored.t().contiguous() : stored).MoveToOuterDisposeScope();
+    }
 
     /// <inheritdoc/>
     public void Dispose() => matrix.Dispose();
@@ -76,9 +104,36 @@ public sealed unsafe class PackedWeight(PackedMatrix matrix) : ICompactWeight
         return output;
     }
 
+    private Tensor ByInputs(Tensor input, int vectors)
+    {
+        Tensor output = zeros([vectors, matrix.Columns]);
+        if (vectors == 1)
+        {
+            Multiply(new ReadOnlySpan<float>(TensorMemory.Pointer<float>(input), matrix.Rows), new Span<float>(TensorMemory.Pointer<float>(output), matrix.Columns));
+            return output;
+        }
+
+        int tile = Tile;
+        Tensor room = empty([tile, matrix.Columns]);
+        lock (Gate)
+        {
+            for (int first = 0; first < matrix.Rows; first += tile)
+            {
+                using var scope = NewDisposeScope();
+                int count = Math.Min(tile, matrix.Rows - first);
+                Product().Expand(matrix, first, count, TensorMemory.Pointer<float>(room));
+                output.addmm_(input.narrow(1, first, count), room.narrow(0, 0, count), 1, 1);
+            }
+        }
+
+        return output;
+    }
+
+    private int Tile => Math.Clamp(TileWeights / Math.Max(1, matrix.Columns), 1, Math.Max(1, matrix.Rows));
+
     private Tensor ByTiles(Tensor input)
     {
-        int tile = Math.Clamp(TileWeights / Math.Max(1, matrix.Columns), 1, Math.Max(1, matrix.Rows));
+        int tile = Tile;
         Tensor output = empty([input.shape[0], matrix.Rows]), room = empty([tile, matrix.Columns]);
         lock (Gate)
         {

@@ -154,6 +154,14 @@ public static class Packer
     {
         Architecture family = Architecture.For(config);
         Dictionary<string, Shape> shapes = Linears(config).ToDictionary(l => l.Key, l => new Shape(l.Value, IsHead: false, options.Type, options.Code), StringComparer.Ordinal);
+        if (options is { SkipInactive: true, Code: not MatrixCode.TwoOfFour } && Activations.GivesZeros(config.Activation))
+        {
+            foreach (string name in NeuronReaders(config))
+            {
+                shapes[name] = shapes[name] with { Transposed = !shapes[name].Transposed };
+            }
+        }
+
         if (options.HeadType is { } type)
         {
             using Embedding embedding = family.CreateEmbedding(config, Placement.Meta);
@@ -166,6 +174,20 @@ public static class Packer
         }
 
         return shapes;
+    }
+
+    /// <summary>The weights that read neurons.</summary>
+    private static List<string> NeuronReaders(ModelConfig config)
+    {
+        Architecture family = Architecture.For(config);
+        var names = new List<string>();
+        for (int i = 0; i < config.LayerCount; i++)
+        {
+            using DecoderBlock block = family.CreateBlock(config, i, Placement.Meta);
+            names.AddRange(block.Groups.Where(g => g.Kind is CoupledKind.Neuron).Select(g => g.Reader.Tensor));
+        }
+
+        return names;
     }
 
     private static Totals Fill(PackSpool spool, Checkpoint source, Dictionary<string, Shape> shapes, IProgressSink progress, CancellationToken cancellation)

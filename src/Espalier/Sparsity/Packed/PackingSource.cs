@@ -22,8 +22,8 @@ public sealed class PackingSource(ITensorSource source, ModelConfig config, Pack
     public TensorInfo Info(string name) => source.Info(name);
 
     /// <inheritdoc/>
-    public ICompactWeight? ReadCompact(string name) => shapes.TryGetValue(name, out Packer.Shape? shape)
-        ? new PackedWeight(Packer.Read(source, name, shape.Transposed, shape.Type, shape.Code)) : null;
+    public ICompactWeight? ReadCompact(string name, WeightLayout layout) => shapes.TryGetValue(name, out Packer.Shape? shape)
+        ? new PackedWeight(Packer.Read(source, name, shape.Transposed, shape.Type, shape.Code), byInput: shape.Transposed != (layout is WeightLayout.InOut)) : null;
 
     /// <summary>Reads one tensor dense; a packed weight as the numbers that it stands for.</summary>
     public Tensor Read(string name, ScalarType? type = null)
