@@ -6,7 +6,7 @@ namespace Espalier.Race;
 /// <summary>Draws race.json as a page: the targets, per model and number of threads the roofline and a table, and the prompts.</summary>
 internal static class RacePage
 {
-    private const int CurvePoints = 80;
+    private const int CurvePoints = 20;
 
     public static ReportPage Make(string json)
     {
@@ -53,9 +53,10 @@ internal static class RacePage
             XLabel = "GB that a token reads",
             YLabel = "tokens/s",
             Logarithmic = true,
+            LogarithmicX = true,
             Points = [.. rows.Select(r => new ScatterPoint(r.Side == "llama.cpp" ? $"llama.cpp {r.Contender}" : r.Contender, r.BytesPerToken / 1e9, r.TokensPerSecond))],
             Curves = [.. race.Bandwidth.Select(b => new Series($"{b.Value:0.0} GB/s, {Threads(int.Parse(b.Key, CultureInfo.InvariantCulture))}",
-                [.. Enumerable.Range(0, CurvePoints).Select(i => least + ((most - least) * i / (CurvePoints - 1.0))).Select(x => (x, b.Value / x))], Tone.Slate))],
+                [.. Enumerable.Range(0, CurvePoints).Select(i => least * Math.Pow(most / least, i / (CurvePoints - 1.0))).Select(x => (x, b.Value / x))], Tone.Slate))],
             Note = "The dashed lines are what memory allows: the measured read bandwidth divided by the bytes of a token.",
         };
     }

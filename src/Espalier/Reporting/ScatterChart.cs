@@ -40,6 +40,9 @@ public sealed class ScatterChart : Chart
     /// <summary>Draws y on a logarithmic axis; values must be positive.</summary>
     public bool Logarithmic { get; init; }
 
+    /// <summary>Draws x on a logarithmic axis; values must be positive.</summary>
+    public bool LogarithmicX { get; init; }
+
     /// <inheritdoc/>
     protected override bool IsEmpty => !Shown.Any();
 
@@ -50,7 +53,7 @@ public sealed class ScatterChart : Chart
     private protected override IReadOnlyList<(string Name, Tone Tone)> Keys =>
         Front is null ? [] : [("on the Pareto front", Tone.Leaf), ("beaten in both by another", Tone.Stone)];
 
-    private ScatterPoint[] Shown => [.. Points.Where(p => double.IsFinite(p.X) && double.IsFinite(p.Y) && (!Logarithmic || p.Y > 0))];
+    private ScatterPoint[] Shown => [.. Points.Where(p => double.IsFinite(p.X) && double.IsFinite(p.Y) && (!Logarithmic || p.Y > 0) && (!LogarithmicX || p.X > 0))];
 
     private ScatterPoint[] OnFront
     {
@@ -69,7 +72,7 @@ public sealed class ScatterChart : Chart
         double lowX = shown.Select(p => p.X - Bar(p.XError)).Concat(bends.Select(b => b.X)).Min(), highX = shown.Select(p => p.X + Bar(p.XError)).Concat(bends.Select(b => b.X)).Max();
         double room = Math.Max((highX - lowX) * 0.06, ((Math.Max(Math.Abs(lowX), Math.Abs(highX)) * LeastSpan) - (highX - lowX)) / 2);
         double[] ys = [.. shown.SelectMany(p => new[] { Low(p), p.Y + Bar(p.YError) }), .. Reference is { } r ? [r.Y] : Array.Empty<double>(), .. bends.Select(b => b.Y)];
-        Axis x = Axis.Exact(lowX - room, highX + room, Plane.Left, width - Plane.Right, width < 500 ? 4 : 8);
+        Axis x = LogarithmicX ? Axis.Logarithmic(lowX, highX, Plane.Left, width - Plane.Right) : Axis.Exact(lowX - room, highX + room, Plane.Left, width - Plane.Right, width < 500 ? 4 : 8);
         Axis y = Logarithmic ? Axis.Logarithmic(ys.Min(), ys.Max(), Height - Plane.Bottom, Plane.Top) : Axis.Linear(ys.Min(), ys.Max(), Height - Plane.Bottom, Plane.Top);
         Plane.Frame(svg, x, y, XLabel, YLabel);
         if (Reference is { } across)

@@ -37,9 +37,10 @@ public sealed class ScatterChartTests
     [Fact]
     public void Curves_are_dashed_lines_with_names_and_the_axes_hold_them()
     {
-        XElement svg = Drawn(new ScatterChart { Title = "t", Logarithmic = true, Points = [new("a", 2, 3)], Curves = [new("bound", [(1, 20), (2, 10), (4, 5)], Tone.Slate)] });
+        XElement svg = Drawn(new ScatterChart { Title = "t", Logarithmic = true, LogarithmicX = true, Points = [new("a", 2, 3), new("nought", 0, 1)], Curves = [new("bound", [(1, 20), (2, 10), (4, 5)], Tone.Slate)] });
         XElement curve = Of(svg, "polyline").ShouldHaveSingleItem();
         Class(curve).ShouldBe("dashed slate");
+        Of(svg, "circle").Count().ShouldBe(1, "zero has no place on a logarithmic axis");
         double[] xs = [.. curve.Attribute("points")!.Value.Split(' ').Select(p => double.Parse(p.Split(',')[0], CultureInfo.InvariantCulture))];
         xs.Distinct().Count().ShouldBe(3, "points beyond the axis would be moved to its end");
         Of(svg, "text").ShouldContain(t => t.Value == "bound");
@@ -58,6 +59,7 @@ public sealed class ScatterChartTests
     public void Figures_that_hardly_differ_are_not_drawn_far_apart()
     {
         XElement svg = Drawn(new ScatterChart { Title = "t", Points = [new("a", 1_368_868, 1), new("b", 1_371_072, 2)] });
+        Of(svg, "circle").Count().ShouldBe(1, "zero has no place on a logarithmic axis");
         double[] xs = [.. Of(svg, "circle").Select(c => Number(c, "cx"))];
         Math.Abs(xs[0] - xs[1]).ShouldBeLessThan(40);
     }

@@ -81,8 +81,9 @@ public sealed unsafe partial class PackedProduct : IDisposable
     internal void Expand(PackedMatrix weights, int from, int rows, float* to)
     {
         weights.RequireOpen();
+        ArgumentOutOfRangeException.ThrowIfNegative(from);
         ArgumentOutOfRangeException.ThrowIfNegative(rows);
-        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)from, (uint)(weights.Rows - rows), nameof(from));
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(rows, weights.Rows - from);
         if (weights.Columns == 0)
         {
             return;
