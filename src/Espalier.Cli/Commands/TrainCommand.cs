@@ -114,7 +114,7 @@ internal sealed partial class TrainCommand : EspalierCommand
         string[] set = parsed.GetValue(_set) ?? [];
         string? word = parsed.GetValue(_sparse);
         EspalierException.Require(word is not null || set.Length == 0, "--set gives options of a sparse training, and none was asked for; add --sparse-training NAME.");
-        return word is null ? null : PlanWords.SparseTraining(word, set);
+        return word is null ? null : PlanWords.Method<ISparseTraining>(word, set);
     }
 
     // Beside the weights, so that a later training keeps the zeros.

@@ -32,11 +32,13 @@ public static class PlanWords
     public static PlanFile Start(string word) =>
         IsPlan(word) ? PlanFile.Read(word) : PlanFile.Empty.With("model", word);
 
-    /// <summary>The sparse training of a name, or of a file (*.yaml) with its <c>method</c> and options.</summary>
+    /// <summary>The method of a name, or of a file (*.yaml) with its <c>method</c> and options.</summary>
+    /// <typeparam name="T">What it must be: a sparse training, or one method alone.</typeparam>
     /// <param name="word">"granet", or the path of such a file.</param>
     /// <param name="assignments">Options as NAME=VALUE; they win over the file's.</param>
     /// <exception cref="EspalierException">For unknown names and options, and values that are not possible.</exception>
-    public static ISparseTraining SparseTraining(string word, IEnumerable<string> assignments)
+    public static T Method<T>(string word, IEnumerable<string> assignments)
+        where T : class
     {
         bool file = IsPlan(word);
         PlanFile plan = assignments.Aggregate(file ? PlanFile.Read(word) : PlanFile.Empty.With("method", word), Set);
@@ -44,7 +46,7 @@ public static class PlanWords
         var options = plan.Values.Where(v => !v.Key.Equals("method", StringComparison.OrdinalIgnoreCase)).ToDictionary(v => v.Key, v => v.Value);
         try
         {
-            return MethodCatalogue.Default.Create<ISparseTraining>((string)plan.At("method")!, options);
+            return MethodCatalogue.Default.Create<T>((string)plan.At("method")!, options);
         }
         catch (EspalierException fault) when (file)
         {

@@ -56,43 +56,31 @@ public sealed partial record Ifm
     /// <param name="cancellation">Ends the work early.</param>
     /// <returns>The narrower net and what was found; whoever asked disposes it.</returns>
     /// <exception cref="EspalierException">When the net has nothing that can be merged.</exception>
-    public IfmResult Merge(VisionModel net, CancellationToken cancellation = default)
+    public IfmResult Merge(VisionModel net, CancellationToken cancellation = default) =>
+        Change(net, (groups, values) => Iterate(groups, values, BatchNormLayer.Epsilon, cancellation));
+
+    /// <summary>Merges given channels, near or far: for a choice made elsewhere and for baselines. The net stays as it is.</summary>
+    /// <param name="net">A net with ReLU.</param>
+    /// <param name="together">By layer, sets of channels of which each becomes one; channels that are not named stay.</param>
+    /// <returns>As <see cref="Merge"/>.</returns>
+    /// <exception cref="EspalierException">When a layer or channel does not exist, or a channel is named twice.</exception>
+    public IfmResult MergeSets(VisionModel net, IReadOnlyDictionary<string, IReadOnlyList<int[]>> together) => Change(net, (groups, values) =>
     {
-        IReadOnlyList<CoupledGroup> coupled = Mergeable(net);
-        using var scope = NewDisposeScope();
-        using var frozen = no_grad();
-        Dictionary<string, Tensor> values = net.Tensors.ToDictionary(t => t.Name, t => t.Value.detach().clone().DetachFromDisposeScope());
-        try
+        string? unknown = together.Keys.FirstOrDefault(k => groups.All(g => g.Owner != k));
+        EspalierException.Require(unknown is null, $"There is no layer {unknown} whose channels can be merged; there are {string.Join(", ", groups.Take(6).Select(g => g.Owner))}.");
+        foreach (FeatureGroup group in groups.Where(g => together.ContainsKey(g.Owner)))
         {
-            if (BatchNorm is BatchNormMerge.Fold)
+            int[] named = [.. together[group.Owner].SelectMany(s => s)];
+            EspalierException.Require(named.Distinct().Count() == named.Length && named.All(i => i >= 0 && i < group.Original), $"The sets of {group.Owner} name a channel twice or one that does not exist; there are {group.Original}, from 0.");
+            foreach (int[] set in together[group.Owner])
             {
-                Fold(net, values);
-            }
-
-            FeatureGroup[] groups = [.. coupled.Select(g => new FeatureGroup(g.Owner, g.Count, [.. g.Patterns.Select(Slice)]))];
-            Iterate(groups, values, BatchNormLayer.Epsilon, cancellation);
-            LayerComplexity[] layers = [.. groups.Select(g => new LayerComplexity(g.Owner, g.Original, g.Members.Count, g.Members.Max(m => m.Length), g.Closest(values) is { Farthest: > 0 } left ? left.Closest / left.Farthest : null))];
-            foreach (FeatureGroup group in groups)
-            {
-                group.Sort(values);
-            }
-
-            VisionModel narrow = net.Cut(groups.ToDictionary(g => g.Owner, g => (IReadOnlyCollection<int>)[.. g.Members.SelectMany(m => m.Where(i => i != m.Min()))]));
-            foreach ((string name, Tensor value) in narrow.Tensors)
-            {
-                value.copy_(values[name]);
-            }
-
-            return new IfmResult(narrow, layers, [.. groups.Select(g => g.GroupOf)], Beta);
-        }
-        finally
-        {
-            foreach (Tensor value in values.Values)
-            {
-                value.Dispose();
+                foreach (int next in set.Skip(1))
+                {
+                    group.Merge(values, group.Members.FindIndex(m => m.Contains(set[0])), group.Members.FindIndex(m => m.Contains(next)), BatchNormLayer.Epsilon);
+                }
             }
         }
-    }
+    });
 
     /// <summary>Merges until a share of the parameters is left, by bisection of β.</summary>
     /// <param name="net">A net with ReLU.</param>
@@ -147,6 +135,44 @@ public sealed partial record Ifm
             ? "This net has no channels that can be merged."
             : $"No layer whose channels can be merged has any of '{string.Join(", ", Layers ?? [])}' in its name; there are {string.Join(", ", all.Take(6).Select(g => g.Owner))}.");
         return chosen;
+    }
+
+    private IfmResult Change(VisionModel net, Action<IReadOnlyList<FeatureGroup>, Dictionary<string, Tensor>> merge)
+    {
+        IReadOnlyList<CoupledGroup> coupled = Mergeable(net);
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
+        Dictionary<string, Tensor> values = net.Tensors.ToDictionary(t => t.Name, t => t.Value.detach().clone().DetachFromDisposeScope());
+        try
+        {
+            if (BatchNorm is BatchNormMerge.Fold)
+            {
+                Fold(net, values);
+            }
+
+            FeatureGroup[] groups = [.. coupled.Select(g => new FeatureGroup(g.Owner, g.Count, [.. g.Patterns.Select(Slice)]))];
+            merge(groups, values);
+            LayerComplexity[] layers = [.. groups.Select(g => new LayerComplexity(g.Owner, g.Original, g.Members.Count, g.Members.Max(m => m.Length), g.Closest(values) is { Farthest: > 0 } left ? left.Closest / left.Farthest : null))];
+            foreach (FeatureGroup group in groups)
+            {
+                group.Sort(values);
+            }
+
+            VisionModel narrow = net.Cut(groups.ToDictionary(g => g.Owner, g => (IReadOnlyCollection<int>)[.. g.Members.SelectMany(m => m.Where(i => i != m.Min()))]));
+            foreach ((string name, Tensor value) in narrow.Tensors)
+            {
+                value.copy_(values[name]);
+            }
+
+            return new IfmResult(narrow, layers, [.. groups.Select(g => g.GroupOf)], Beta);
+        }
+        finally
+        {
+            foreach (Tensor value in values.Values)
+            {
+                value.Dispose();
+            }
+        }
     }
 
     // Iterations t = 0, 1, …: one merge of each layer, in order, until nothing merges.
