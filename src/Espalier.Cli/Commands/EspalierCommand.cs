@@ -46,6 +46,7 @@ internal static class CommandList
         new ExportCommand(),
         new ReproduceCommand(),
         new TrainCommand(),
+        new ComplexityCommand(),
         new TokenizerCommand(),
         new DownloadCommand(),
         new VerifyCommand(),

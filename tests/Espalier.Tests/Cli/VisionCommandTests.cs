@@ -34,7 +34,37 @@ public sealed class VisionCommandTests
         (await Tool.RunAsync(train)).Code.ShouldBe(ExitCode.Success);
     }
 
+    [Fact]
+    public async Task A_net_is_trained_sparse_keeps_its_zeros_later_and_its_channels_are_merged()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["config.json"], Config);
+        WriteImages(folder, 48);
+        string[] common = ["--data", $"{folder.Path}:train", "--batch", "8", "--steps", "40", "--lr", "0.05", "--json"];
+        Tool trained = await Tool.RunAsync(["train", "--config", folder["config.json"], "--sparse-training", "granet", "--set", "sparsity=0.6", "--set", "update_every=4", "--out", folder["net"], .. common]);
+        trained.Code.ShouldBe(ExitCode.Success, trained.Error);
+        double sparsity = trained.Result.GetProperty("sparsity").GetDouble();
+        sparsity.ShouldBeGreaterThan(0.55);
+        trained.Result.GetProperty("trainingShare").GetDouble().ShouldBeInRange(0.2, 0.9);
+
+        (await Tool.RunAsync(["train", "--config", folder["net"], "--out", folder["more"], .. common])).Code.ShouldBe(ExitCode.Success);
+        using (var more = Espalier.Models.Vision.VisionModel.Load(folder["more"]))
+        {
+            ((double)more.Weights.Sum(w => w.Weight.numel() - w.Weight.count_nonzero().item<long>()) / more.Weights.Sum(w => w.Weight.numel())).ShouldBeGreaterThanOrEqualTo(sparsity - 1e-9);
+        }
+
+        Tool merged = await Tool.RunAsync("complexity", folder["more"], "--set", "beta=0.9", "--curve", "0.01,0.5", "--data", $"{folder.Path}:train", "--out", folder["merged"], "--json");
+        merged.Code.ShouldBe(ExitCode.Success, merged.Error);
+        merged.Result.GetProperty("curve").GetArrayLength().ShouldBe(2);
+        JsonElement inspected = (await Tool.RunAsync("inspect", folder["merged"], "--json")).Result;
+        inspected.GetProperty("macs").GetInt64().ShouldBe(merged.Result.GetProperty("after").GetProperty("macs").GetInt64());
+        (await Tool.RunAsync("complexity", folder["more"])).Output.ShouldContain("features.0");
+    }
+
     [Theory]
+    [InlineData("add --sparse-training", "train", "--config", "NET", "--data", "IMAGES:train", "--set", "sparsity=0.9", "--out", "OUT")]
+    [InlineData("no change of the masks", "train", "--config", "NET", "--data", "IMAGES:train", "--steps", "50", "--sparse-training", "granet", "--out", "OUT")]
+    [InlineData("is no beta", "complexity", "NET", "--curve", "0.1,x")]
     [InlineData("answers no tasks", "eval", "NET", "--tasks", "piqa", "--task-data", "piqa=IMAGES/piqa.jsonl")]
     [InlineData("A limit of 0", "eval", "NET", "--data", "IMAGES:train", "--limit", "0")]
     [InlineData("no split \"test\"", "eval", "NET", "--data", "IMAGES:test")]
