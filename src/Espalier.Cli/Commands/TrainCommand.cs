@@ -37,7 +37,8 @@ internal sealed partial class TrainCommand : EspalierCommand
             "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine",
             "espalier train --config ./mine --data more.jsonl --steps 500 --lr 2e-4 --schedule cosine --warmup 50 --out ./more",
             "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine --resume",
-            "espalier train --config resnet20.json --data uoft-cs/cifar10:train --augment cifar --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --out ./net")
+            "espalier train --config resnet20.json --data uoft-cs/cifar10:train --augment cifar --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --out ./net",
+            "espalier train --config ./net --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 1000 --method sms --set sparsity=0.95 --out ./soup")
     {
         foreach (Option option in new Option[] { _config, _tokenizer, _data, _evalData, _evalWindows, _batch, _length, _augment })
         {
@@ -49,7 +50,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             Add(option);
         }
 
-        foreach (Option option in new Option[] { _seed, _stopAfter, _resume, _type, _out })
+        foreach (Option option in new Option[] { _method, _methodSet, _seed, _stopAfter, _resume, _type, _out })
         {
             Add(option);
         }
@@ -58,6 +59,7 @@ internal sealed partial class TrainCommand : EspalierCommand
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         TrainingOptions options = _words.Read(parsed);
+        IVisionMethod? method = Method(parsed);
         string output = Path.GetFullPath(parsed.GetRequiredValue(_out)), state = Path.Combine(output, StateFolderName);
         bool resume = parsed.GetValue(_resume);
         EspalierException.Require(resume || !TrainingLoop.HasState(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
@@ -65,6 +67,12 @@ internal sealed partial class TrainCommand : EspalierCommand
 
         string? start = await StartAsync(parsed.GetRequiredValue(_config), context, cancellation).ConfigureAwait(false);
         string config = parsed.GetRequiredValue(_config);
+        if (method is not null)
+        {
+            EspalierException.Require(start is not null && VisionConfig.IsVision(start), "--method works on a trained vision net; give its folder or hub id as --config.");
+            return RunMethod(method, parsed, options, start, output, context, cancellation);
+        }
+
         if (start is null ? VisionConfig.IsVisionFile(config) : VisionConfig.IsVision(start))
         {
             return TrainVision(parsed, options, start, output, state, context, cancellation);
