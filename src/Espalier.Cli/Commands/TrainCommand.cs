@@ -29,7 +29,7 @@ internal sealed partial class TrainCommand : EspalierCommand
     private readonly Option<int> _length = new("--length") { Description = "Tokens per window.", HelpName = "N", DefaultValueFactory = _ => 256 };
     private readonly Option<string> _augment = new Option<string>("--augment") { Description = "Vision nets: how images are changed by chance; cifar pads by 4 pixels, crops and flips.", HelpName = "word", DefaultValueFactory = _ => "none" }.AcceptOnlyFromAmong("none", "cifar");
     private readonly Option<string?> _sparse = new("--sparse-training") { Description = "Makes the net sparse while it is trained: a name (`espalier methods sparse-training` lists them), or a YAML file with its method and options.", HelpName = "NAME|file" };
-    private readonly Option<string[]> _set = new("--set") { Description = "An option of the sparse training as NAME=VALUE (`espalier methods NAME` lists them); may be given several times.", HelpName = "NAME=VALUE" };
+    private readonly Option<string[]> _set = new("--set") { Description = "An option of --sparse-training or --method as NAME=VALUE (`espalier methods NAME` lists them); may be given several times.", HelpName = "NAME=VALUE" };
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of weights and order.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _stopAfter = new("--stop-after") { Description = "Ends after so many steps of a schedule laid out for --steps.", HelpName = "N" };
     private readonly Option<bool> _resume = new("--resume") { Description = "Goes on where a stopped run with the same words left off." };
@@ -42,7 +42,8 @@ internal sealed partial class TrainCommand : EspalierCommand
             "espalier train --config ./mine --data more.jsonl --steps 500 --lr 2e-4 --schedule cosine --warmup 50 --out ./more",
             "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine --resume",
             "espalier train --config resnet20.json --data uoft-cs/cifar10:train --augment cifar --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --out ./net",
-            "espalier train --config resnet20.json --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --sparse-training granet --set sparsity=0.9 --out ./net")
+            "espalier train --config resnet20.json --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --sparse-training granet --set sparsity=0.9 --out ./net",
+            "espalier train --config ./net --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 1000 --method sms --set sparsity=0.95 --out ./soup")
     {
         foreach (Option option in new Option[] { _config, _tokenizer, _data, _evalData, _evalWindows, _batch, _length, _augment })
         {
@@ -54,7 +55,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             Add(option);
         }
 
-        foreach (Option option in new Option[] { _sparse, _set, _seed, _stopAfter, _resume, _type, _out })
+        foreach (Option option in new Option[] { _sparse, _method, _set, _seed, _stopAfter, _resume, _type, _out })
         {
             Add(option);
         }
@@ -64,6 +65,7 @@ internal sealed partial class TrainCommand : EspalierCommand
     {
         TrainingOptions options = _words.Read(parsed);
         ISparseTraining? sparse = Sparse(parsed);
+        IVisionMethod? method = Method(parsed);
         string output = Path.GetFullPath(parsed.GetRequiredValue(_out)), state = Path.Combine(output, StateFolderName);
         bool resume = parsed.GetValue(_resume);
         EspalierException.Require(resume || !TrainingLoop.HasState(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
@@ -71,6 +73,12 @@ internal sealed partial class TrainCommand : EspalierCommand
 
         string? start = await StartAsync(parsed.GetRequiredValue(_config), context, cancellation).ConfigureAwait(false);
         string config = parsed.GetRequiredValue(_config);
+        if (method is not null)
+        {
+            EspalierException.Require(start is not null && VisionConfig.IsVision(start), "--method works on a trained vision net; give its folder or hub id as --config.");
+            return RunMethod(method, parsed, options, start, output, context, cancellation);
+        }
+
         if (start is null ? VisionConfig.IsVisionFile(config) : VisionConfig.IsVision(start))
         {
             return TrainVision(parsed, options, sparse, start, output, state, context, cancellation);

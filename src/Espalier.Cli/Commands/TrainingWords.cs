@@ -12,19 +12,21 @@ internal sealed class TrainingWords
     private readonly Option<double> _rate = new("--lr") { Description = "The peak learning rate.", HelpName = "rate", DefaultValueFactory = _ => Defaults.LearningRate };
     private readonly Option<string> _schedule = new Option<string>("--schedule") { Description = "The learning rate after the warm-up; multistep divides it by 10 after 50 % and 75 % of the steps.", HelpName = "word", DefaultValueFactory = _ => Defaults.Schedule }.AcceptOnlyFromAmong("constant", "linear", "cosine", "multistep");
     private readonly Option<int> _warmup = new("--warmup") { Description = "Steps that warm the learning rate up.", HelpName = "N", DefaultValueFactory = _ => 0 };
-    private readonly Option<string> _optimizer = new Option<string>("--optimizer") { Description = "The optimiser.", HelpName = "word", DefaultValueFactory = _ => Defaults.Optimizer }.AcceptOnlyFromAmong("adamw", "sgd");
-    private readonly Option<double> _decay = new("--weight-decay") { Description = "Decoupled weight decay.", HelpName = "share", DefaultValueFactory = _ => Defaults.WeightDecay };
+    private readonly Option<string> _optimizer = new Option<string>("--optimizer") { Description = "The optimiser.", HelpName = "word", DefaultValueFactory = _ => Defaults.Optimizer }.AcceptOnlyFromAmong("adamw", "sgd", "mfac");
+    private readonly Option<double> _decay = new("--weight-decay") { Description = "Weight decay: decoupled for AdamW, added to the gradient for SGD and M-FAC.", HelpName = "share", DefaultValueFactory = _ => Defaults.WeightDecay };
     private readonly Option<double> _beta1 = new("--beta1") { Description = "AdamW: decay of the mean of gradients.", HelpName = "share", DefaultValueFactory = _ => Defaults.Beta1 };
     private readonly Option<double> _beta2 = new("--beta2") { Description = "AdamW: decay of the mean of squared gradients.", HelpName = "share", DefaultValueFactory = _ => Defaults.Beta2 };
-    private readonly Option<double> _momentum = new("--momentum") { Description = "SGD: momentum.", HelpName = "share", DefaultValueFactory = _ => Defaults.Momentum };
+    private readonly Option<double> _momentum = new("--momentum") { Description = "SGD and M-FAC: momentum.", HelpName = "share", DefaultValueFactory = _ => Defaults.Momentum };
     private readonly Option<bool> _nesterov = new("--nesterov") { Description = "SGD: Nesterov's momentum." };
+    private readonly Option<int> _fisher = new("--fisher-gradients") { Description = "M-FAC: gradients in its Fisher matrix; memory is so many times the parameters.", HelpName = "N", DefaultValueFactory = _ => Defaults.FisherGradients };
+    private readonly Option<double> _damping = new("--damping") { Description = "M-FAC: added to the diagonal of the Fisher matrix.", HelpName = "λ", DefaultValueFactory = _ => Defaults.Damping };
     private readonly Option<double?> _clip = new("--clip") { Description = "Scales gradients with a larger norm down to it.", HelpName = "norm" };
     private readonly Option<int> _accumulate = new("--accumulate") { Description = "Batches whose mean gradient makes one step.", HelpName = "N", DefaultValueFactory = _ => Defaults.Accumulation };
     private readonly Option<int> _saveEvery = new("--save-every") { Description = "Steps between two saved states; 0 saves only when stopped.", HelpName = "N", DefaultValueFactory = _ => Defaults.SaveEvery };
 
     /// <summary>The options in the order of the help text.</summary>
     public IEnumerable<Option> All =>
-        [_steps, _rate, _schedule, _warmup, _optimizer, _decay, _beta1, _beta2, _momentum, _nesterov, _clip, _accumulate, _saveEvery];
+        [_steps, _rate, _schedule, _warmup, _optimizer, _decay, _beta1, _beta2, _momentum, _nesterov, _fisher, _damping, _clip, _accumulate, _saveEvery];
 
     /// <summary>What was said.</summary>
     /// <exception cref="Espalier.Runtime.EspalierException">For values that are not possible.</exception>
@@ -40,6 +42,8 @@ internal sealed class TrainingWords
         Beta2 = parsed.GetValue(_beta2),
         Momentum = parsed.GetValue(_momentum),
         Nesterov = parsed.GetValue(_nesterov),
+        FisherGradients = parsed.GetValue(_fisher),
+        Damping = parsed.GetValue(_damping),
         ClipNorm = parsed.GetValue(_clip),
         Accumulation = parsed.GetValue(_accumulate),
         SaveEvery = parsed.GetValue(_saveEvery),

@@ -88,6 +88,15 @@ public sealed class ImageTensors : IDisposable
         EspalierException.Require(largest < classes, $"The data set \"{Name}\" has class {largest}, but the net tells only {classes} classes apart, from 0 to {classes - 1}.");
     }
 
+    /// <summary>Some of the images, copied.</summary>
+    /// <param name="places">Which, in the wanted order.</param>
+    public ImageTensors Take(IReadOnlyList<int> places)
+    {
+        using var scope = NewDisposeScope();
+        Tensor rows = tensor([.. places.Select(p => (long)p)], ScalarType.Int64);
+        return new ImageTensors($"{places.Count} of {Name}", Images.index_select(0, rows), Labels.index_select(0, rows));
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

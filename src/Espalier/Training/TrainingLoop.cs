@@ -161,9 +161,12 @@ public sealed class TrainingLoop : IDisposable
         EspalierException.Require(twice is null, $"Two training hooks have the name {twice}; their states could not be told apart.");
         _masks = new KeepMasks(Trainable, Masks);
         OptimizedParameter[] parameters = [.. Trainable.Select(t => new OptimizedParameter(t.Name, t.Value, Groups?.Invoke(t.Name) ?? new ParameterGroup()))];
-        _optimizer = OptimizerFactory?.Invoke(parameters) ?? (Options.Optimizer == "sgd"
-            ? new Sgd(parameters, Options.Momentum, Options.WeightDecay, Options.Nesterov)
-            : new AdamW(parameters, Options.Beta1, Options.Beta2, Options.Epsilon, Options.WeightDecay));
+        _optimizer = OptimizerFactory?.Invoke(parameters) ?? Options.Optimizer switch
+        {
+            "sgd" => new Sgd(parameters, Options.Momentum, Options.WeightDecay, Options.Nesterov),
+            "mfac" => new MfacOptimizer(parameters, Options.FisherGradients, Options.Damping, Options.Momentum, Options.WeightDecay),
+            _ => new AdamW(parameters, Options.Beta1, Options.Beta2, Options.Epsilon, Options.WeightDecay),
+        };
         if (StateFolder is not null)
         {
             var fingerprint = new TrainingFingerprint(Options, _optimizer.Description, parameters, _masks, Hooks, Identity);

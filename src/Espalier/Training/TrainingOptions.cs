@@ -25,12 +25,12 @@ public sealed record TrainingOptions
         init => field = Checked(value, value > 0 && double.IsFinite(value), "The learning rate", "a positive number, for example 1e-3");
     } = 1e-3;
 
-    /// <summary><c>adamw</c> (default) or <c>sgd</c>; another optimiser is given to the loop as a part.</summary>
+    /// <summary><c>adamw</c> (default), <c>sgd</c> or <c>mfac</c>; another optimiser is given to the loop as a part.</summary>
     /// <exception cref="EspalierException">For other words.</exception>
     public string Optimizer
     {
         get;
-        init => field = Checked(value, value is "adamw" or "sgd", "The optimizer", "adamw or sgd");
+        init => field = Checked(value, value is "adamw" or "sgd" or "mfac", "The optimizer", "adamw, sgd or mfac");
     } = "adamw";
 
     /// <summary>AdamW: decay of the mean of gradients. Default 0.9.</summary>
@@ -57,7 +57,7 @@ public sealed record TrainingOptions
         init => field = Checked(value, value > 0 && double.IsFinite(value), "Epsilon", "a positive number, for example 1e-8");
     } = 1e-8;
 
-    /// <summary>AdamW: decoupled decay (the weight loses learning rate × this share each step). SGD: added to the gradient. Default 0.</summary>
+    /// <summary>AdamW: decoupled decay (the weight loses learning rate × this share each step). SGD and M-FAC: added to the gradient. Default 0.</summary>
     /// <exception cref="EspalierException">When negative.</exception>
     public double WeightDecay
     {
@@ -65,7 +65,7 @@ public sealed record TrainingOptions
         init => field = Checked(value, value >= 0 && double.IsFinite(value), "The weight decay", "0 or a positive number");
     }
 
-    /// <summary>SGD: momentum. Default 0.</summary>
+    /// <summary>SGD and M-FAC: momentum. Default 0.</summary>
     /// <exception cref="EspalierException">Outside [0, 1).</exception>
     public double Momentum
     {
@@ -75,6 +75,22 @@ public sealed record TrainingOptions
 
     /// <summary>SGD: Nesterov's step along gradient + momentum · buffer. Default false.</summary>
     public bool Nesterov { get; init; }
+
+    /// <summary>M-FAC: how many gradients its Fisher matrix is made of; memory is so many times the parameters, in float64 below a damping of 1e-3. Default 512.</summary>
+    /// <exception cref="EspalierException">Below 1.</exception>
+    public int FisherGradients
+    {
+        get;
+        init => field = Checked(value, value >= 1, "The number of gradients in the Fisher matrix", "at least 1");
+    } = 512;
+
+    /// <summary>M-FAC: added to the diagonal of the Fisher matrix. Default 1e-5.</summary>
+    /// <exception cref="EspalierException">Unless positive and finite.</exception>
+    public double Damping
+    {
+        get;
+        init => field = Checked(value, value > 0 && double.IsFinite(value), "The damping", "a positive number, for example 1e-5");
+    } = 1e-5;
 
     /// <summary><c>constant</c>, <c>linear</c> (default: down to 0), <c>cosine</c> (down to 0) or <c>multistep</c> (at each of <see cref="Milestones"/> times <see cref="MilestoneFactor"/>), each after the warm-up.</summary>
     /// <exception cref="EspalierException">For other words.</exception>
@@ -174,7 +190,7 @@ public sealed record TrainingOptions
     {
         EspalierException.Require(Warmup <= Steps,
             $"A warm-up of {Warmup} steps does not fit into {Steps} steps of training; shorten it or train longer.");
-        EspalierException.Require(Optimizer == "sgd" || Momentum == 0,
+        EspalierException.Require(Optimizer is "sgd" or "mfac" || Momentum == 0,
             $"A momentum of {Text(Momentum)} was given, but the optimizer {Optimizer} has none; set beta1, or use sgd.");
         EspalierException.Require(!Nesterov || (Optimizer == "sgd" && Momentum > 0),
             "Nesterov's step was asked for, but it needs the optimizer sgd with a momentum above 0; give both, for example a momentum of 0.9.");

@@ -1,0 +1,85 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Text.Json.Nodes;
+using Espalier.Catalogue;
+using Espalier.Data;
+using Espalier.Models.Vision;
+using Espalier.Runtime;
+using Espalier.Sparsity;
+using Espalier.Training;
+
+namespace Espalier.Cli.Commands;
+
+internal sealed partial class TrainCommand
+{
+    private readonly Option<string?> _method = new("--method") { Description = "Vision nets: a system that works on a trained net (sms, mfac, oracle), or a YAML file with its method and options.", HelpName = "NAME|file" };
+
+    /// <summary>The system of <c>--method</c> with its options; null where none was named.</summary>
+    private IVisionMethod? Method(ParseResult parsed)
+    {
+        string[] set = parsed.GetValue(_set) ?? [];
+        if (parsed.GetValue(_method) is not { } word)
+        {
+            EspalierException.Require(set.Length == 0 || parsed.GetValue(_sparse) is not null, "--set gives options of a method, and none was named; add --method NAME or --sparse-training NAME.");
+            return null;
+        }
+
+        EspalierException.Require(parsed.GetValue(_sparse) is null, "--method runs its own trainings and --sparse-training changes one; use one of them.");
+
+        bool file = word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase);
+        PlanFile plan = set.Aggregate(file ? PlanFile.Read(word) : PlanFile.Empty.With("method", word), Pruning.PlanWords.Set);
+        string name = plan.At("method") as string ?? throw new EspalierException($"{word} names no method; write for example 'method: sms' and its options below.");
+        return MethodCatalogue.Default.Create<IVisionMethod>(name, plan.Values.Where(v => !v.Key.Equals("method", StringComparison.OrdinalIgnoreCase)).ToDictionary(v => v.Key, v => v.Value));
+    }
+
+    private int RunMethod(IVisionMethod method, ParseResult parsed, TrainingOptions options, string start, string output, CommandContext context, CancellationToken cancellation)
+    {
+        string[] data = parsed.GetRequiredValue(_data);
+        EspalierException.Require(data.Length == 1, "A vision net is trained on the images of one --data.");
+        EspalierException.Require(!parsed.GetValue(_resume) && parsed.GetValue(_stopAfter) is null, "A --method runs from start to end; leave out --resume and --stop-after.");
+        using VisionModel model = VisionModel.Load(start, context.Device);
+        method.Check(model, options);
+        using ImageTensors images = VisionWords.Images(data[0], model.Config, null, context, cancellation);
+        using ImageTensors? test = parsed.GetValue(_evalData) is { } reference ? VisionWords.Images(reference, model.Config, null, context, cancellation) : null;
+        Directory.CreateDirectory(output);
+        using VisionMethodResult result = method.Run(
+            new VisionMethodContext
+            {
+                Model = model,
+                Images = images,
+                Test = test,
+                Options = options,
+                Batch = parsed.GetValue(_batch),
+                Augmentation = parsed.GetValue(_augment) == "cifar" ? ImageAugmentation.Cifar : ImageAugmentation.None,
+                Seed = new Seed(parsed.GetValue(_seed)),
+                Folder = output,
+                Progress = context.Progress,
+            },
+            cancellation);
+        result.Net.Save(output);
+        if (result.Masks.Count > 0)
+        {
+            SparsityMasks.Save(output, [.. result.Masks.Keys], name => result.Masks[name]);
+        }
+
+        JsonObject? quality = parsed.GetValue(_evalData) is { } measured ? VisionWords.Evaluate(output, output, measured, null, context, cancellation) : null;
+        context.Show(
+            new { folder = output, parameters = result.Net.ParameterCount, result.Sparsity, figures = result.Figures.ToDictionary(f => f.Name, f => f.Value), accuracy = (double?)quality?["accuracy"] },
+            () =>
+            {
+                foreach ((string name, double value) in result.Figures)
+                {
+                    context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}: {value:G4}"));
+                }
+
+                context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{Text.Count(result.Net.ParameterCount)} parameters, {100 * result.Sparsity:0.##} % of the weights zero"));
+                if (quality is not null)
+                {
+                    VisionWords.Print(context, quality);
+                }
+
+                context.Output.WriteLine($"written to {output}");
+            });
+        return ExitCode.Success;
+    }
+}
