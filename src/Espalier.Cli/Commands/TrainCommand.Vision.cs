@@ -14,13 +14,14 @@ internal sealed partial class TrainCommand
     private static WeightLayer Masked(VisionModel model, string name) => model.Weights.FirstOrDefault(w => w.WeightName == name)
         ?? throw new EspalierException($"{SparsityMasks.FileName} has a mask for {name}, which is no weight of this net; it belongs to another one.");
 
-    private int TrainVision(ParseResult parsed, TrainingOptions options, string? start, string output, string state, CommandContext context, CancellationToken cancellation)
+    private int TrainVision(ParseResult parsed, TrainingOptions options, ISparseTraining? sparse, string? start, string output, string state, CommandContext context, CancellationToken cancellation)
     {
         string[] data = parsed.GetRequiredValue(_data);
         EspalierException.Require(data.Length == 1 && parsed.GetValue(_tokenizer) is null, "A vision net is trained on the images of one --data and has no tokeniser.");
         var seed = new Seed(parsed.GetValue(_seed));
         string file = parsed.GetRequiredValue(_config);
         using VisionModel model = start is null ? VisionModel.Random(VisionConfig.Parse(File.ReadAllText(file), file), seed, context.Device) : VisionModel.Load(start, context.Device);
+        sparse?.Check(SparseWeight.Of(model), options.Steps);
         using ImageTensors images = VisionWords.Images(data[0], model.Config, null, context, cancellation);
         context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(images.Count)} images.");
         var training = new VisionTraining(options)
@@ -28,6 +29,7 @@ internal sealed partial class TrainCommand
             Batch = parsed.GetValue(_batch),
             Augmentation = parsed.GetValue(_augment) == "cifar" ? ImageAugmentation.Cifar : ImageAugmentation.None,
             Seed = seed,
+            Sparse = sparse,
             Resume = parsed.GetValue(_resume),
             StopAfter = parsed.GetValue(_stopAfter),
             StateFolder = state,
@@ -40,6 +42,7 @@ internal sealed partial class TrainCommand
             m => m.Key, m => m.Value.ToTensor(context.Device).view(Masked(model, m.Key).Weight.shape));
         TrainingResult result = Guarded(() => training.Run(model, images, masks, cancellation), context);
         model.Save(output);
+        SaveMasks(output, result);
         Forget(state);
         JsonObject? quality = parsed.GetValue(_evalData) is { } reference ? VisionWords.Evaluate(output, output, reference, null, context, cancellation) : null;
         Show(output, model.ParameterCount, result, null, quality, context);

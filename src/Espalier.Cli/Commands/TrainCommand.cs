@@ -5,6 +5,7 @@ using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Models;
 using Espalier.Models.Vision;
+using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Espalier.Training;
@@ -26,6 +27,8 @@ internal sealed partial class TrainCommand : EspalierCommand
     private readonly Option<int> _batch = new("--batch") { Description = "Windows or images per step.", HelpName = "N", DefaultValueFactory = _ => 16 };
     private readonly Option<int> _length = new("--length") { Description = "Tokens per window.", HelpName = "N", DefaultValueFactory = _ => 256 };
     private readonly Option<string> _augment = new Option<string>("--augment") { Description = "Vision nets: how images are changed by chance; cifar pads by 4 pixels, crops and flips.", HelpName = "word", DefaultValueFactory = _ => "none" }.AcceptOnlyFromAmong("none", "cifar");
+    private readonly Option<string?> _sparse = new("--sparse-training") { Description = "Makes the net sparse while it is trained: a name (`espalier methods sparse-training` lists them), or a YAML file with its method and options.", HelpName = "NAME|file" };
+    private readonly Option<string[]> _set = new("--set") { Description = "An option of the sparse training as NAME=VALUE (`espalier methods NAME` lists them); may be given several times.", HelpName = "NAME=VALUE" };
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of weights and order.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _stopAfter = new("--stop-after") { Description = "Ends after so many steps of a schedule laid out for --steps.", HelpName = "N" };
     private readonly Option<bool> _resume = new("--resume") { Description = "Goes on where a stopped run with the same words left off." };
@@ -37,7 +40,8 @@ internal sealed partial class TrainCommand : EspalierCommand
             "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine",
             "espalier train --config ./mine --data more.jsonl --steps 500 --lr 2e-4 --schedule cosine --warmup 50 --out ./more",
             "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine --resume",
-            "espalier train --config resnet20.json --data uoft-cs/cifar10:train --augment cifar --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --out ./net")
+            "espalier train --config resnet20.json --data uoft-cs/cifar10:train --augment cifar --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --out ./net",
+            "espalier train --config resnet20.json --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --sparse-training granet --set sparsity=0.9 --out ./net")
     {
         foreach (Option option in new Option[] { _config, _tokenizer, _data, _evalData, _evalWindows, _batch, _length, _augment })
         {
@@ -49,7 +53,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             Add(option);
         }
 
-        foreach (Option option in new Option[] { _seed, _stopAfter, _resume, _type, _out })
+        foreach (Option option in new Option[] { _sparse, _set, _seed, _stopAfter, _resume, _type, _out })
         {
             Add(option);
         }
@@ -58,6 +62,7 @@ internal sealed partial class TrainCommand : EspalierCommand
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         TrainingOptions options = _words.Read(parsed);
+        ISparseTraining? sparse = Sparse(parsed);
         string output = Path.GetFullPath(parsed.GetRequiredValue(_out)), state = Path.Combine(output, StateFolderName);
         bool resume = parsed.GetValue(_resume);
         EspalierException.Require(resume || !TrainingLoop.HasState(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
@@ -67,7 +72,7 @@ internal sealed partial class TrainCommand : EspalierCommand
         string config = parsed.GetRequiredValue(_config);
         if (start is null ? VisionConfig.IsVisionFile(config) : VisionConfig.IsVision(start))
         {
-            return TrainVision(parsed, options, start, output, state, context, cancellation);
+            return TrainVision(parsed, options, sparse, start, output, state, context, cancellation);
         }
 
         EspalierException.Require(parsed.GetValue(_augment) == "none", "--augment changes images, and this is a language model; leave it out.");
@@ -79,6 +84,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             ? Inputs.Load(start, context)
             : LanguageModel.Random(ModelConfig.Parse(File.ReadAllText(parsed.GetRequiredValue(_config)), parsed.GetRequiredValue(_config)), seed, context.Device);
 
+        sparse?.Check(SparseWeight.Of(model), options.Steps);
         context.Progress.Say("Reading the training text.");
         int[] tokens = TokenWindows.FromDocuments(parsed.GetRequiredValue(_data).SelectMany(d => Inputs.Text(d, context, cancellation).Documents), tokenizer);
         context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(tokens.Length)} tokens of text.");
@@ -87,6 +93,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             Batch = parsed.GetValue(_batch),
             Length = parsed.GetValue(_length),
             Seed = seed,
+            Sparse = sparse,
             Resume = resume,
             StopAfter = parsed.GetValue(_stopAfter),
             StateFolder = state,
@@ -95,10 +102,28 @@ internal sealed partial class TrainCommand : EspalierCommand
         };
         TrainingResult result = Train(training, model, tokens, start, context, cancellation);
         LanguageModelTraining.Save(model, output, TypeOf(parsed.GetRequiredValue(_type)), tokenizerFolder);
+        SaveMasks(output, result);
         Forget(state);
         PerplexityResult? quality = Evaluate(parsed, model, tokenizer, context, cancellation);
         Show(output, model.ParameterCount, result, quality, null, context);
         return ExitCode.Success;
+    }
+
+    private ISparseTraining? Sparse(ParseResult parsed)
+    {
+        string[] set = parsed.GetValue(_set) ?? [];
+        string? word = parsed.GetValue(_sparse);
+        EspalierException.Require(word is not null || set.Length == 0, "--set gives options of a sparse training, and none was asked for; add --sparse-training NAME.");
+        return word is null ? null : PlanWords.SparseTraining(word, set);
+    }
+
+    // Beside the weights, so that a later training keeps the zeros.
+    private static void SaveMasks(string output, TrainingResult result)
+    {
+        if (result.Sparse is { } sparse)
+        {
+            SparsityMasks.Save(output, [.. sparse.Masks.Keys], name => sparse.Masks[name]);
+        }
     }
 
     private static void Forget(string state)
@@ -176,6 +201,8 @@ internal sealed partial class TrainCommand : EspalierCommand
             result.BestStep,
             result.StoppedEarly,
             result.Seconds,
+            sparsity = result.Sparse?.Sparsity,
+            trainingShare = result.Sparse?.TrainingShare,
             perplexity = quality?.Value,
             perplexityWindows = quality?.Segments,
             accuracy = (double?)accuracy?["accuracy"],
@@ -185,6 +212,12 @@ internal sealed partial class TrainCommand : EspalierCommand
             string stopped = result.StoppedEarly ? " (stopped early)" : "";
             context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
                 $"{result.Steps} steps in {Text.Duration(TimeSpan.FromSeconds(result.Seconds))}{stopped}: loss {result.FinalLoss:0.###}, best {result.BestLoss:0.###} at step {result.BestStep}"));
+            if (result.Sparse is { } sparse)
+            {
+                context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                    $"{100 * sparse.Sparsity:0.##} % of the weights of {sparse.Masks.Count} layers are zero; training needed {100 * sparse.TrainingShare:0.#} % of their dense multiply-accumulates"));
+            }
+
             if (quality is not null)
             {
                 context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"perplexity {quality.Value:0.##} on {quality.Segments} evaluation windows"));

@@ -74,6 +74,12 @@ public sealed class Linear : nn.Module<Tensor, Tensor>
     /// <summary>A trainable change of this map; null for none. Whoever attaches it disposes it.</summary>
     public ILinearAdapter? Adapter { get; set; }
 
+    /// <summary>
+    /// Makes the weight that is used from the stored one, at every forward pass and within the gradient's graph (masked, faded
+    /// or straight-through weights); the result has the stored layout. Null uses the weight as it is. Not for compact weights.
+    /// </summary>
+    public Func<Tensor, Tensor>? WeightChange { get; set; }
+
     /// <summary>Sees the input [..., in] before every product: how calibration watches a layer. Must not keep or change it.</summary>
     public Action<Tensor>? InputObserver { get; set; }
 
@@ -109,6 +115,14 @@ public sealed class Linear : nn.Module<Tensor, Tensor>
             using var scope = NewDisposeScope();
             Tensor y = Compact.Multiply(x);
             return (bias is null ? y : y.add_(bias)).MoveToOuterDisposeScope();
+        }
+
+        if (WeightChange is not null)
+        {
+            using var scope = NewDisposeScope();
+            Tensor changed = WeightChange(weight);
+            Tensor used = Layout is WeightLayout.OutIn ? changed.alias() : changed.t();
+            return (Adapter is null ? nn.functional.linear(x, used, bias) : Adapter.Forward(x, used, bias)).MoveToOuterDisposeScope();
         }
 
         if (Adapter is null && Layout is WeightLayout.OutIn)

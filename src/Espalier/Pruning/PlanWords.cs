@@ -1,6 +1,7 @@
 using Espalier.Catalogue;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Training;
 
 namespace Espalier.Pruning;
 
@@ -11,7 +12,7 @@ public static class PlanWords
     private static readonly string[] parts = ["prune.criterion", "prune.pattern", "prune.allocator", "prune.repair", "retrain"];
 
     /// <summary>The built systems that can stand as a part of a plan; null for a word that is no part.</summary>
-    /// <param name="part">criterion, allocator, repair or retraining.</param>
+    /// <param name="part">criterion, allocator, repair, retraining, or sparse-training (of <c>espalier train</c>).</param>
     public static IReadOnlyList<CatalogueEntry>? Systems(string part)
     {
         MethodCatalogue all = MethodCatalogue.Default;
@@ -21,6 +22,7 @@ public static class PlanWords
             "allocator" => [.. all.Supplying<IAllocator>().Union(all.Supplying<IUnitAllocator>())],
             "repair" => [.. all.Supplying<IRepair>().Union(all.Supplying<IBlockRepair>())],
             "retraining" => all.Supplying<IRetraining>(),
+            "sparse-training" => all.Supplying<ISparseTraining>(),
             _ => null,
         };
     }
@@ -28,7 +30,27 @@ public static class PlanWords
     /// <summary>The plan in a file (*.yaml), or one that says nothing but the model.</summary>
     /// <param name="word">A plan's path, a model's folder or a hub id.</param>
     public static PlanFile Start(string word) =>
-        word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase) ? PlanFile.Read(word) : PlanFile.Empty.With("model", word);
+        IsPlan(word) ? PlanFile.Read(word) : PlanFile.Empty.With("model", word);
+
+    /// <summary>The sparse training of a name, or of a file (*.yaml) with its <c>method</c> and options.</summary>
+    /// <param name="word">"granet", or the path of such a file.</param>
+    /// <param name="assignments">Options as NAME=VALUE; they win over the file's.</param>
+    /// <exception cref="EspalierException">For unknown names and options, and values that are not possible.</exception>
+    public static ISparseTraining SparseTraining(string word, IEnumerable<string> assignments)
+    {
+        bool file = IsPlan(word);
+        PlanFile plan = assignments.Aggregate(file ? PlanFile.Read(word) : PlanFile.Empty.With("method", word), Set);
+        EspalierException.Require(plan.At("method") is string { Length: > 0 }, $"{plan.Origin} names no method; write for example 'method: granet' and its options below.");
+        var options = plan.Values.Where(v => !v.Key.Equals("method", StringComparison.OrdinalIgnoreCase)).ToDictionary(v => v.Key, v => v.Value);
+        try
+        {
+            return MethodCatalogue.Default.Create<ISparseTraining>((string)plan.At("method")!, options);
+        }
+        catch (EspalierException fault) when (file)
+        {
+            throw new EspalierException($"{plan.Origin}: {fault.Message}", fault);
+        }
+    }
 
     /// <summary>Puts a value under a word; a part that was given by its name alone ("gblm") becomes a map with that <c>method</c>.</summary>
     /// <param name="plan">The plan.</param>
@@ -59,4 +81,6 @@ public static class PlanWords
             $"'{assignment}' sets nothing; write a word of the plan, an equals sign and the value, for example --set prune.allocator.levels=20.");
         return Put(plan, path, assignment[(equals + 1)..].Trim());
     }
+
+    private static bool IsPlan(string word) => word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase);
 }

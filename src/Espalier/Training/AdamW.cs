@@ -63,6 +63,9 @@ public sealed class AdamW : IOptimizer
     }
 
     /// <inheritdoc/>
+    public void Forget(string name, Tensor pruned) => _moments.Forget(name, pruned);
+
+    /// <inheritdoc/>
     public IReadOnlyList<(string Name, Tensor Value)> SaveState() => _moments.Save();
 
     /// <inheritdoc/>

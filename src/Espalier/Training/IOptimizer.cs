@@ -36,6 +36,13 @@ public interface IOptimizer : IDisposable
     /// <param name="learningRate">The learning rate of this step; each parameter's multiplier applies on top.</param>
     void Step(double learningRate);
 
+    /// <summary>Sets the state of pruned weights to zero, so that one that comes back starts anew. Nothing to do without state.</summary>
+    /// <param name="name">The parameter.</param>
+    /// <param name="pruned">Shaped like it, bool: true is pruned.</param>
+    void Forget(string name, Tensor pruned)
+    {
+    }
+
     /// <summary>The whole state as named tensors. They stay the optimiser's: read them before its next step, do not dispose them.</summary>
     IReadOnlyList<(string Name, Tensor Value)> SaveState();
 

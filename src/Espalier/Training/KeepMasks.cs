@@ -33,7 +33,7 @@ internal sealed class KeepMasks : IDisposable
     /// <summary>The keep mask of a parameter as a new bool tensor, or null where it has none.</summary>
     public Tensor? Keep(string name) => _pruned.TryGetValue(name, out Tensor? pruned) ? pruned.logical_not() : null;
 
-    /// <summary>Gives a parameter another mask; weights that it prunes become zero with the next <see cref="ApplyToWeights"/>.</summary>
+    /// <summary>Gives a parameter another mask; weights that it prunes become zero with the next <see cref="ApplyToWeights()"/>.</summary>
     public void Set(string name, Tensor keep)
     {
         using var scope = NewDisposeScope();
@@ -59,6 +59,14 @@ internal sealed class KeepMasks : IDisposable
         {
             _parameters[name].grad?.masked_fill_(pruned, 0);
         }
+    }
+
+    /// <summary>Sets the pruned weights of one parameter to zero.</summary>
+    public void ApplyToWeights(string name)
+    {
+        using var frozen = no_grad();
+        using var scope = NewDisposeScope();
+        _parameters[name].masked_fill_(_pruned[name], 0);
     }
 
     /// <summary>Sets pruned weights to zero.</summary>

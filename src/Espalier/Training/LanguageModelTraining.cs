@@ -19,6 +19,12 @@ public sealed class LanguageModelTraining(TrainingOptions options)
     /// <summary>The seed of weights and order of the text.</summary>
     public Seed Seed { get; init; }
 
+    /// <summary>How the maps of the blocks are made sparse while they are trained; null (default) trains the model as it is.</summary>
+    public ISparseTraining? Sparse { get; init; }
+
+    /// <summary>What methods add to the loop.</summary>
+    public IReadOnlyList<ITrainingHook> Hooks { get; init; } = [];
+
     /// <summary>Ends after this many steps, wherever the schedule then is; null runs all of them.</summary>
     public int? StopAfter { get; init; }
 
@@ -48,14 +54,23 @@ public sealed class LanguageModelTraining(TrainingOptions options)
         var text = new PackedTokens(tokens, Batch, Length, Seed);
         var trainable = model.Tensors.ToList();
         trainable.ForEach(t => t.Value.requires_grad = true);
+        return SparseTrainingReport.Run(
+            Sparse,
+            () => new SparseTrainingContext { Weights = SparseWeight.Of(model), Steps = options.Steps, Seed = Seed, Progress = Progress },
+            masks,
+            (sparse, keep) => Train(model, trainable, text, sparse, keep, device, cancellation));
+    }
+
+    private TrainingResult Train(LanguageModel model, List<(string Name, TorchSharp.Modules.Parameter Value)> trainable, PackedTokens text, ISparseTrainingRun? sparse, IReadOnlyDictionary<string, Tensor>? masks, Device device, CancellationToken cancellation)
+    {
         using var loop = new TrainingLoop(options, trainable, new LanguageModelObjective(model, (step, micro) => text.Batch((step * options.Accumulation) + micro).to(device)))
         {
             Masks = masks,
-            Hooks = StopAfter is { } last ? [new StopAfter(last)] : [],
+            Hooks = [.. sparse is null ? [] : (ITrainingHook[])[sparse], .. Hooks, .. StopAfter is { } last ? (ITrainingHook[])[new StopAfter(last)] : []],
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,
-            Identity = $"batch {Batch}, length {Length}, seed {Seed.Value}, {tokens.Length} tokens",
+            Identity = $"batch {Batch}, length {Length}, seed {Seed.Value}, {text.TokenCount} tokens{(sparse is null ? "" : $", {sparse.Description}")}",
         };
         return Resume && StateFolder is not null && TrainingLoop.HasState(StateFolder) ? loop.Resume(cancellation) : loop.Run(cancellation);
     }

@@ -22,6 +22,19 @@ internal sealed class Moments(IReadOnlyList<OptimizedParameter> parameters, para
         return (++_updates[index], _tensors[index]!);
     }
 
+    /// <summary>Sets the slots of pruned weights to zero.</summary>
+    public void Forget(string name, Tensor pruned)
+    {
+        using var frozen = no_grad();
+        for (int i = 0; i < parameters.Count; i++)
+        {
+            foreach (Tensor slot in parameters[i].Name == name ? _tensors[i] ?? [] : [])
+            {
+                slot.masked_fill_(pruned, 0);
+            }
+        }
+    }
+
     /// <summary>All slots that exist as "slot.parameter", and the update counts as one int64 tensor "updates".</summary>
     public IReadOnlyList<(string Name, Tensor Value)> Save()
     {

@@ -103,12 +103,14 @@ public sealed class TrainingLoop : IDisposable
     /// <summary>The keep mask of a parameter [as the parameter], as a new bool tensor; null where it has none. While the loop runs.</summary>
     public Tensor? KeepMask(string name) => Started.Keep(name);
 
-    /// <summary>Gives a parameter another mask (dynamic sparsity, from a hook). What it prunes is zeroed at once. While the loop runs.</summary>
+    /// <summary>Gives a parameter another mask (dynamic sparsity, from a hook). What it prunes is zeroed at once, in the weights and in the optimiser's state. While the loop runs.</summary>
     /// <exception cref="EspalierException">When the name is not trained or the shape differs.</exception>
     public void SetKeepMask(string name, Tensor keep)
     {
+        using var scope = NewDisposeScope();
         Started.Set(name, keep);
-        Started.ApplyToWeights();
+        Started.ApplyToWeights(name);
+        Optimizer.Forget(name, keep.to(ScalarType.Bool).logical_not());
     }
 
     /// <summary>Trains from the first step.</summary>

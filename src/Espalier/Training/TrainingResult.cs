@@ -15,6 +15,9 @@ public sealed record TrainingResult(IReadOnlyList<double> Losses, double Seconds
     /// <summary>The step of the lowest loss, from 0; −1 when no step was done.</summary>
     public int BestStep => Losses.Count == 0 ? -1 : Losses.Index().MinBy(l => l.Item).Index;
 
+    /// <summary>What a sparse training left; null where training was none.</summary>
+    public SparseTrainingReport? Sparse { get; init; }
+
     /// <summary>The loss of the last step; NaN when no step was done.</summary>
     public double FinalLoss => Losses.Count == 0 ? double.NaN : Losses[^1];
 }

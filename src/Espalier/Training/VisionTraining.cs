@@ -21,6 +21,9 @@ public sealed class VisionTraining(TrainingOptions options)
     /// <summary>What methods add to the loop.</summary>
     public IReadOnlyList<ITrainingHook> Hooks { get; init; } = [];
 
+    /// <summary>How the net is made sparse while it is trained; null (default) trains it as it is.</summary>
+    public ISparseTraining? Sparse { get; init; }
+
     /// <summary>Gives the learning rate of a step in place of the options' schedule.</summary>
     public Func<long, double>? Schedule { get; init; }
 
@@ -54,14 +57,23 @@ public sealed class VisionTraining(TrainingOptions options)
     /// <summary>Trains every parameter of the net in place, in training mode; the mode is put back at the end.</summary>
     /// <param name="model">The net.</param>
     /// <param name="images">The training images.</param>
-    /// <param name="masks">Keep masks by weight name, in the weight's stored shape; their zeros stay.</param>
+    /// <param name="masks">Keep masks by weight name, in the weight's stored shape; their zeros stay. Not together with <see cref="Sparse"/>.</param>
     /// <param name="cancellation">Ends the work early, state saved.</param>
     /// <exception cref="EspalierException">When images and net do not fit, or the run goes wrong.</exception>
     public TrainingResult Run(VisionModel model, ImageTensors images, IReadOnlyDictionary<string, Tensor>? masks = null, CancellationToken cancellation = default)
     {
         images.RequireClasses(model.Config.Classes);
         var batches = new ImageBatches(images, Batch) { Mean = model.Config.Mean, Deviation = model.Config.Deviation, Augmentation = Augmentation, Seed = Seed };
-        ITrainingHook[] hooks = StopAfter is { } last ? [.. Hooks, new StopAfter(last)] : [.. Hooks];
+        return SparseTrainingReport.Run(
+            Sparse,
+            () => new SparseTrainingContext { Weights = SparseWeight.Of(model), Steps = options.Steps, Seed = Seed, Progress = Progress },
+            masks,
+            (sparse, keep) => Train(model, images, batches, sparse, keep, cancellation));
+    }
+
+    private TrainingResult Train(VisionModel model, ImageTensors images, ImageBatches batches, ISparseTrainingRun? sparse, IReadOnlyDictionary<string, Tensor>? masks, CancellationToken cancellation)
+    {
+        ITrainingHook[] hooks = [.. sparse is null ? [] : (ITrainingHook[])[sparse], .. Hooks, .. StopAfter is { } last ? (ITrainingHook[])[new StopAfter(last)] : []];
         using var loop = new TrainingLoop(options, [.. model.Parameters.Where(p => p.Value.requires_grad), .. Extra], Objective?.Invoke(model, batches) ?? new ImageClassificationObjective(model, batches, options.Accumulation))
         {
             Masks = masks,
@@ -73,7 +85,7 @@ public sealed class VisionTraining(TrainingOptions options)
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,
-            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}",
+            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}{(sparse is null ? "" : $", {sparse.Description}")}",
         };
         bool training = model.Training;
         model.Training = true;
