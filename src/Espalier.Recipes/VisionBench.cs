@@ -66,9 +66,11 @@ internal sealed class VisionBench : IDisposable
     /// <param name="batch">Images per step.</param>
     /// <param name="seed">Of order and augmentation; the same for arms that are compared.</param>
     /// <param name="masks">Keep masks by weight name.</param>
-    /// <param name="hooks">What the method adds.</param>
-    public TrainingResult Train(VisionModel model, TrainingOptions options, int batch, Seed seed, IReadOnlyDictionary<string, Tensor>? masks = null, params IReadOnlyList<ITrainingHook> hooks) =>
-        new VisionTraining(options) { Batch = batch, Seed = seed, Hooks = hooks }.Run(model, TrainingImages, masks, _context.Cancellation);
+    /// <param name="sparse">How it is made sparse.</param>
+    /// <param name="hooks">What else a method adds.</param>
+    public TrainingResult Train(
+        VisionModel model, TrainingOptions options, int batch, Seed seed, IReadOnlyDictionary<string, Tensor>? masks = null, ISparseTraining? sparse = null, params IReadOnlyList<ITrainingHook> hooks) =>
+        new VisionTraining(options) { Batch = batch, Seed = seed, Sparse = sparse, Hooks = hooks }.Run(model, TrainingImages, masks, _context.Cancellation);
 
     /// <summary>The share of test images that are named rightly, in percent.</summary>
     public double Accuracy(VisionModel model) => ImageAccuracy.Evaluate(model, TestImages, cancellation: _context.Cancellation).Top1;

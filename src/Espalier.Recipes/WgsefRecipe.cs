@@ -65,12 +65,12 @@ public sealed class WgsefRecipe : Recipe
         Arm(Dense, hook: null, cut: false);
         foreach (double lambda in strengths)
         {
-            Arm(Named(lambda), new Wgsef { Keep = Keep, Lambda = lambda }.Hook);
+            Arm(Named(lambda), m => Run(new Wgsef { Keep = Keep, Lambda = lambda }, m));
         }
 
         foreach (double lambda in penalties)
         {
-            Arm(NamedLasso(lambda), m => new GroupLasso(counter.Regularised(m), lambda));
+            Arm(NamedLasso(lambda), m => new GroupLasso(counter.Regularised(SparseWeight.Of(m), m), lambda));
         }
 
         Arm(Pruned, hook: null, tune: true);
@@ -96,7 +96,7 @@ public sealed class WgsefRecipe : Recipe
                 bench.Train(model, options, Batch, order, hooks: made is null ? [] : [made]);
             }
 
-            using (WgsefHook count = counter.Hook(model))
+            using (WgsefRun count = Run(counter, model))
             {
                 Add(Exact, count.Measure().Alive);
                 (int alive, _, double outside) = count.Measure(0.01);
@@ -109,7 +109,7 @@ public sealed class WgsefRecipe : Recipe
                 counter.Project(model);
             }
 
-            using VisionModel small = cut ? Methods.Pruning.Wgsef.Shrink(model) : model.Clone();
+            using VisionModel small = cut ? counter.Shrink(model) : model.Clone();
             if (tune)
             {
                 // The cut net is trained on: what was cut stays away.
@@ -140,6 +140,9 @@ public sealed class WgsefRecipe : Recipe
             .. Synthetic.Settings.Select(s => Check.AtLeast($"least squares, {s}: exact support", results.At(Synthetic.Name, s).Values(Wgsef, Recovered), 95, "%")),
         ];
     }
+
+    // As a hook, so that groups can be counted before the projection that ends a sparse training.
+    private static WgsefRun Run(Wgsef method, VisionModel model) => new(method, SparseWeight.Of(model), model);
 
     private static string Named(double lambda) => FormattableString.Invariant($"{Wgsef}, λ = {lambda}");
 

@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
 
-public sealed partial class Issp
+public sealed partial record Issp
 {
     private const string PrunedPrefix = "min_";
 

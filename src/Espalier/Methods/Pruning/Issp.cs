@@ -2,7 +2,6 @@ using Espalier.Catalogue;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Espalier.Training;
-using TorchSharp.Modules;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -19,8 +18,8 @@ namespace Espalier.Methods.Pruning;
     Family = "Pruning",
     Source = "Wang, Wang, Zhang, Fu, Tao, ICCV 2023, arXiv 2303.09650",
     Summary = "Shrinks the smallest weights a little after every step, then cuts them: sparse nets from random weights, made for super-resolution.",
-    Fits = "training from random weights; any optimiser and net; unstructured, or N of every M weights pruned")]
-public sealed partial class Issp
+    Fits = "sparse training from random weights; any optimiser and net; unstructured, or N of every M weights pruned")]
+public sealed partial record Issp : ISparseTraining
 {
     /// <summary>More than this share is never removed from a layer, whatever p says.</summary>
     internal const double MostPruned = 0.995;
@@ -151,10 +150,35 @@ public sealed partial class Issp
     /// <summary>The steps of the shrink stage.</summary>
     public int StageSteps(int steps) => Math.Max(1, (int)Math.Round(Stage * steps));
 
-    /// <summary>What makes the training loop shrink, cut and keep the zeros.</summary>
-    /// <param name="weights">The weights of convolutions and linear maps with their names; biases are never pruned.</param>
-    /// <param name="seed">Of the samples.</param>
-    public ITrainingHook Hook(IReadOnlyList<(string Name, Parameter Value)> weights, Seed seed = default) => new Run(this, weights, seed);
+    /// <inheritdoc/>
+    public void Check(IReadOnlyList<SparseWeight> weights, int steps)
+    {
+        EspalierException.Require(weights.Any(Prunes), weights.Count == 0
+            ? "issp found no weight to make sparse; the net has no linear maps or convolutions." : "issp.skip leaves no layer that could be pruned; name fewer.");
+        _ = Groups(weights);
+    }
+
+    /// <inheritdoc/>
+    public ISparseTrainingRun Begin(SparseTrainingContext context)
+    {
+        Check(context.Weights, context.Steps);
+        return new Run(this, context);
+    }
+
+    private bool Prunes(SparseWeight weight) => !Skip.Any(s => weight.Name.Contains(s, StringComparison.OrdinalIgnoreCase));
+
+    // One pair of numbers for the whole net.
+    private (int Pruned, int M)? Groups(IReadOnlyList<SparseWeight> weights)
+    {
+        if (PrunedOf is null)
+        {
+            return null;
+        }
+
+        (int n, int m) = ParseGroups(PrunedOf);
+        (_, n, m) = Adjust([.. weights.Where(Prunes).Select(w => w.Value.numel())], n, m);
+        return (n, m);
+    }
 
     private static (int Pruned, int M) ParseGroups(string text)
     {
@@ -173,68 +197,5 @@ public sealed partial class Issp
         }
 
         return (pruned, m);
-    }
-
-    private sealed class Run : ITrainingHook
-    {
-        private readonly Issp _method;
-        private readonly Seed _seed;
-        private readonly (string Name, Parameter Value)[] _weights;
-        private readonly (int Pruned, int M)? _groups;
-
-        public Run(Issp method, IReadOnlyList<(string Name, Parameter Value)> weights, Seed seed)
-        {
-            (_method, _seed) = (method, seed);
-            _weights = [.. weights.Where(w => !method.Skip.Any(s => w.Name.Contains(s, StringComparison.OrdinalIgnoreCase)))];
-            EspalierException.Require(_weights.Length > 0, "issp.skip leaves no layer that could be pruned; name fewer.");
-            if (method.PrunedOf is { } groups)
-            {
-                (int n, int m) = ParseGroups(groups);
-                (_, n, m) = Adjust([.. _weights.Select(w => w.Value.numel())], n, m);
-                _groups = (n, m);
-            }
-        }
-
-        public string Name => FormattableString.Invariant($"issp {_method.Sparsity} {_method.PrunedOf} ratio {_method.Ratio} stage {_method.Stage} sample {_method.Sample} skip {string.Join(' ', _method.Skip)}");
-
-        public void AfterStep(TrainingStep step)
-        {
-            int stage = _method.StageSteps(step.Loop.Options.Steps);
-            if (step.Index >= stage)
-            {
-                return;
-            }
-
-            foreach ((string name, Parameter value) in _weights)
-            {
-                using var scope = NewDisposeScope();
-                Tensor keep = Choose(name, value, step.Index);
-                if (step.Index == stage - 1)
-                {
-                    step.Loop.SetKeepMask(name, keep);
-                }
-                else if (_method.Ratio < 1)
-                {
-                    Shrink(value, keep, _method.Ratio);
-                }
-            }
-        }
-
-        private Tensor Choose(string name, Parameter value, long step)
-        {
-            if (_groups is var (pruned, m))
-            {
-                return SelectGroups(value, pruned, m, name);
-            }
-
-            if (_method.Sample is not { } size || value.numel() < size)
-            {
-                return Select(value, _method.Sparsity, name);
-            }
-
-            using Generator generator = _seed.Generator($"issp {name} {step}");
-            using Tensor sample = randperm(value.numel(), ScalarType.Int64, generator: generator).narrow(0, 0, size).to(value.device);
-            return ThresholdSelect(value, _method.Sparsity, sample).Keep;
-        }
     }
 }

@@ -1,6 +1,7 @@
 using Espalier.Models;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
+using Espalier.Training;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
@@ -69,22 +70,25 @@ public sealed class ParameterGrouping : IDisposable
     /// <summary>The entries of each group.</summary>
     public IReadOnlyList<long> Sizes { get; }
 
+    /// <summary>The groups of a vision net.</summary>
+    /// <inheritdoc cref="Of(IReadOnlyList{SparseWeight}, VisionModel?, WeightGroup)"/>
+    public static IReadOnlyList<ParameterGrouping> Of(VisionModel model, WeightGroup kind) => Of(SparseWeight.Of(model), model, kind);
+
     /// <summary>The groups of a net.</summary>
-    /// <param name="model">The net.</param>
+    /// <param name="weights">Its weights.</param>
+    /// <param name="net">The vision net, whose coupled channels are the filters and channels; without it they are the rows and columns of each weight alone.</param>
     /// <param name="kind">What a group is.</param>
     /// <returns>One grouping for each layer or set of coupled channels; a single one of all layers for <see cref="WeightGroup.Layer"/>. The caller disposes them.</returns>
-    public static IReadOnlyList<ParameterGrouping> Of(VisionModel model, WeightGroup kind)
+    public static IReadOnlyList<ParameterGrouping> Of(IReadOnlyList<SparseWeight> weights, VisionModel? net, WeightGroup kind) => kind switch
     {
-        Dictionary<string, Parameter> parameters = model.Parameters.ToDictionary(p => p.Name, p => p.Value);
-        return kind switch
-        {
-            WeightGroup.Filter => [.. model.Groups.Select(g => Coupled(g, axis: 0, parameters))],
-            WeightGroup.Channel => [.. model.Groups.Select(g => Coupled(g, axis: 1, parameters))],
-            WeightGroup.Shape => [.. model.Weights.Select(w => new ParameterGrouping(w.Name, (int)w.Columns, [(w.Weight, [.. Range(w.Weight).Select(i => i % w.Columns)])]))],
-            WeightGroup.Layer => [new ParameterGrouping("all layers", model.Weights.Count, [.. model.Weights.Select((w, l) => (w.Weight, Range(w.Weight).Select(_ => (long)l).ToArray()))])],
-            _ => [.. model.Weights.Select(w => new ParameterGrouping(w.Name, (int)w.Weight.numel(), [(w.Weight, [.. Range(w.Weight)])]))],
-        };
-    }
+        WeightGroup.Filter when net is not null => Coupled(net, axis: 0),
+        WeightGroup.Channel when net is not null => Coupled(net, axis: 1),
+        WeightGroup.Filter => [.. weights.Select(w => Along(w, w.InputsFirst ? 1 : 0))],
+        WeightGroup.Channel => [.. weights.Select(w => Along(w, w.InputsFirst ? 0 : 1))],
+        WeightGroup.Shape => [.. weights.Select(w => w.InputsFirst ? Along(w, 0) : Each(w.Name, w.Value, w.Value.numel() / w.Value.shape[0], (i, n) => i % n))],
+        WeightGroup.Layer => [new ParameterGrouping("all layers", weights.Count, [.. weights.Select((w, l) => (w.Value, Ids(w.Value, _ => l)))])],
+        _ => [.. weights.Select(w => Each(w.Name, w.Value, w.Value.numel(), (i, _) => i))],
+    };
 
     /// <summary>Several groupings as one, the groups numbered on.</summary>
     /// <param name="name">What the whole is called.</param>
@@ -141,15 +145,20 @@ public sealed class ParameterGrouping : IDisposable
         _members.Clear();
     }
 
-    /// <summary>The slices of a coupled group along one axis as groups; running statistics are no parameters and are left out.</summary>
-    internal static ParameterGrouping Coupled(CoupledGroup group, int axis, IReadOnlyDictionary<string, Parameter> parameters)
+    // The slices of coupled groups along one axis; running statistics are no parameters and are left out.
+    private static IReadOnlyList<ParameterGrouping> Coupled(VisionModel net, int axis)
+    {
+        Dictionary<string, Parameter> parameters = net.Parameters.ToDictionary(p => p.Name, p => p.Value);
+        return [.. net.Groups.Select(g => Coupled(g, axis, parameters))];
+    }
+
+    private static ParameterGrouping Coupled(CoupledGroup group, int axis, Dictionary<string, Parameter> parameters)
     {
         var members = new List<(Parameter, long[])>();
         foreach (IGrouping<string, SlicePattern> tensor in group.Patterns.Where(p => p.Axis == axis && parameters.ContainsKey(p.Tensor)).GroupBy(p => p.Tensor))
         {
             Parameter value = parameters[tensor.Key];
-            long inner = value.shape.Skip(axis + 1).Aggregate(1L, (a, b) => a * b), length = value.shape[axis];
-            var along = Enumerable.Repeat(-1L, (int)length).ToArray();
+            var along = Enumerable.Repeat(-1L, (int)value.shape[axis]).ToArray();
             foreach (SlicePattern pattern in tensor)
             {
                 for (int unit = 0; unit < group.Count; unit++)
@@ -159,11 +168,22 @@ public sealed class ParameterGrouping : IDisposable
                 }
             }
 
-            members.Add((value, [.. Range(value).Select(i => along[i / inner % length])]));
+            members.Add((value, Along(value, axis, i => along[i])));
         }
 
         return new ParameterGrouping(group.Owner, group.Count, members);
     }
 
-    private static IEnumerable<long> Range(Parameter value) => Enumerable.Range(0, (int)value.numel()).Select(i => (long)i);
+    private static ParameterGrouping Along(SparseWeight weight, int axis) =>
+        new(weight.Name, (int)weight.Value.shape[axis], [(weight.Value, Along(weight.Value, axis, i => i))]);
+
+    private static long[] Along(Parameter value, int axis, Func<long, long> id)
+    {
+        long inner = value.shape.Skip(axis + 1).Aggregate(1L, (a, b) => a * b), length = value.shape[axis];
+        return Ids(value, i => id(i / inner % length));
+    }
+
+    private static ParameterGrouping Each(string name, Parameter value, long count, Func<long, long, long> id) => new(name, (int)count, [(value, Ids(value, i => id(i, count)))]);
+
+    private static long[] Ids(Parameter value, Func<long, long> id) => [.. Enumerable.Range(0, (int)value.numel()).Select(i => id(i))];
 }

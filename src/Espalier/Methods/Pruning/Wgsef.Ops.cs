@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
 
-public sealed partial class Wgsef
+public sealed partial record Wgsef
 {
     [ParityOp("wgsef.value")]
     internal static IReadOnlyDictionary<string, Tensor> ValueOp(ParityCase c)

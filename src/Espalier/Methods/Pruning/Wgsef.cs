@@ -28,8 +28,8 @@ public enum GroupCost
     Family = "Pruning",
     Source = "Refael, Arbel, Huleihel, arXiv 2212.12921",
     Summary = "Trains with a proximal map that lets about k filters, channels, shapes, layers or weights live and cuts the rest: the number is given, no search for a penalty.",
-    Fits = "training of vision nets from any start; any optimiser; groups of any shape; the net is cut at the end")]
-public sealed partial class Wgsef
+    Fits = "sparse training; any optimiser and schedule; groups of any shape; a vision net is cut at the end")]
+public sealed partial record Wgsef : ICuttingTraining
 {
     /// <summary>The share of the groups that stay, of each regulariser's whole cost. Default 0.3.</summary>
     public double Keep
@@ -88,17 +88,26 @@ public sealed partial class Wgsef
         return ((values * factors.index_select(0, group.flatten()).view(values.shape)).MoveToOuterDisposeScope(), shares);
     }
 
-    /// <summary>The regularisers of a net, one for each layer or one of all; the caller disposes them.</summary>
-    public IReadOnlyList<ParameterGrouping> Regularised(VisionModel model)
+    /// <inheritdoc/>
+    public void Check(IReadOnlyList<SparseWeight> weights, int steps) =>
+        EspalierException.Require(weights.Count > 0, "wgsef found no weight to make sparse; the net has no linear maps or convolutions.");
+
+    /// <inheritdoc/>
+    public ISparseTrainingRun Begin(SparseTrainingContext context)
     {
-        IReadOnlyList<ParameterGrouping> parts = ParameterGrouping.Of(model, Groups);
+        Check(context.Weights, context.Steps);
+        return new WgsefRun(this, context.Weights, context.Net);
+    }
+
+    /// <summary>The regularisers of a net, one for each layer or one of all; the caller disposes them.</summary>
+    /// <param name="weights">The weights of the net.</param>
+    /// <param name="net">The vision net; null for a language model.</param>
+    public IReadOnlyList<ParameterGrouping> Regularised(IReadOnlyList<SparseWeight> weights, VisionModel? net)
+    {
+        IReadOnlyList<ParameterGrouping> parts = ParameterGrouping.Of(weights, net, Groups);
         EspalierException.Require(parts.Count > 0, "wgsef finds no channel or neuron that could be cut out of this net; take groups: shape or weight.");
         return WholeNet && parts.Count > 1 ? [ParameterGrouping.Joined("the whole net", parts)] : parts;
     }
-
-    /// <summary>What makes the training loop apply the proximal map after every step; the caller disposes it when the training has ended.</summary>
-    /// <param name="model">The net that is trained.</param>
-    public WgsefHook Hook(VisionModel model) => new(this, Regularised(model));
 
     /// <summary>λ at a step (from 0) of a run.</summary>
     public double LambdaAt(long step, int steps) => Rise == 0 ? Lambda : Lambda * Math.Min(1, (step + 1) / Math.Max(1, Rise * steps));
@@ -110,33 +119,13 @@ public sealed partial class Wgsef
     public double[] Costs(ParameterGrouping grouping) =>
         Cost is GroupCost.One ? Equal(grouping.Count) : [.. grouping.Sizes.Select(s => s / grouping.Sizes.Average())];
 
-    /// <summary>Step 7: zeroes all groups but those of largest norm that the budget holds.</summary>
+    /// <summary>Step 7: zeroes all groups of a vision net but those of largest norm that the budget holds.</summary>
     /// <param name="model">The trained net.</param>
     /// <returns>How many groups were zeroed that were not zero already.</returns>
     public int Project(VisionModel model)
     {
-        int zeroed = 0;
-        foreach (ParameterGrouping grouping in Regularised(model))
-        {
-            using ParameterGrouping disposed = grouping;
-            double[] norms = grouping.Norms(), costs = Costs(grouping);
-            double left = Budget(costs) + 1e-9;
-            var factors = new double[norms.Length];
-            foreach (int j in Enumerable.Range(0, norms.Length).OrderByDescending(j => norms[j]))
-            {
-                if (costs[j] > left)
-                {
-                    break;
-                }
-
-                (factors[j], left) = (1, left - costs[j]);
-            }
-
-            zeroed += norms.Where((a, j) => a > 0 && factors[j] == 0).Count();
-            grouping.Multiply(factors);
-        }
-
-        return zeroed;
+        using var run = new WgsefRun(this, SparseWeight.Of(model), model);
+        return run.Project();
     }
 
     /// <summary>
@@ -144,7 +133,7 @@ public sealed partial class Wgsef
     /// is wholly zero one unit stays.
     /// </summary>
     /// <param name="model">The trained net.</param>
-    public static VisionModel Shrink(VisionModel model)
+    public VisionModel Shrink(VisionModel model)
     {
         IReadOnlyList<ParameterGrouping> writers = ParameterGrouping.Of(model, WeightGroup.Filter), readers = ParameterGrouping.Of(model, WeightGroup.Channel);
         var remove = new Dictionary<string, IReadOnlyCollection<int>>();
@@ -167,63 +156,5 @@ public sealed partial class Wgsef
     {
         long[] view = [.. shape.Select((s, i) => i == axis ? s : 1)];
         return arange(shape[axis], ScalarType.Int64).view(view).expand(shape).flatten();
-    }
-}
-
-/// <summary>The proximal map after every optimiser step.</summary>
-public sealed class WgsefHook : ITrainingHook, IDisposable
-{
-    private readonly Wgsef _method;
-    private readonly (ParameterGrouping Grouping, double[] Costs, double Budget)[] _parts;
-
-    internal WgsefHook(Wgsef method, IReadOnlyList<ParameterGrouping> groupings)
-    {
-        _method = method;
-        _parts = [.. groupings.Select(g => (g, method.Costs(g), method.Budget(method.Costs(g))))];
-    }
-
-    /// <inheritdoc/>
-    public string Name => FormattableString.Invariant($"wgsef {_method.Groups} keep {_method.Keep} lambda {_method.Lambda} rise {_method.Rise} {_method.Cost} {_method.WholeNet}");
-
-    /// <inheritdoc/>
-    public void AfterStep(TrainingStep step)
-    {
-        double lambda = step.LearningRate * _method.LambdaAt(step.Index, step.Loop.Options.Steps);
-        if (lambda == 0)
-        {
-            return;
-        }
-
-        foreach ((ParameterGrouping grouping, double[] costs, double budget) in _parts)
-        {
-            grouping.Multiply(GroupEnvelope.Factors(GroupEnvelope.Shares(grouping.Norms(), costs, budget, lambda), lambda));
-        }
-    }
-
-    /// <summary>How many groups live, and what share of the squared norm lies outside the largest groups that the budget holds.</summary>
-    /// <param name="above">A group lives when its norm is above this share of the largest of its regulariser; 0 counts all that are not exactly zero.</param>
-    public (int Alive, int Groups, double NormOutside) Measure(double above = 0)
-    {
-        (int alive, int groups, double outside, double all) = (0, 0, 0, 0);
-        foreach ((ParameterGrouping grouping, _, double budget) in _parts)
-        {
-            double[] norms = grouping.Norms();
-            double largest = norms.Max();
-            alive += norms.Count(a => a > above * largest);
-            groups += norms.Length;
-            outside += norms.OrderDescending().Skip((int)(budget + 1e-9)).Sum();
-            all += norms.Sum();
-        }
-
-        return (alive, groups, all == 0 ? 0 : outside / all);
-    }
-
-    /// <inheritdoc/>
-    public void Dispose()
-    {
-        foreach ((ParameterGrouping grouping, _, _) in _parts)
-        {
-            grouping.Dispose();
-        }
     }
 }
