@@ -62,7 +62,7 @@ public sealed class IsspRecipe : Recipe
             using var scope = NewDisposeScope();
             using VisionModel model = bench.Fresh(seed);
             Dictionary<string, Tensor>? masks = scores is null ? null : FixedMasks(model, scores, seed);
-            var options = new TrainingOptions { Steps = smoke ? 4 : 1200, LearningRate = 1e-3, Beta2 = 0.99, Schedule = "multistep", Milestones = [0.5] };
+            var options = new TrainingOptions { Steps = smoke ? 4 : 1200, LearningRate = 1e-3, Beta2 = 0.99, Schedule = "constant" };
             var watch = new Watch(model, smoke ? 1 : 100, (int)(0.6 * options.Steps));
             new VisionTraining(options)
             {
