@@ -41,11 +41,20 @@ internal sealed partial class TrainCommand
         Dictionary<string, Tensor>? masks = start is null ? null : SparsityMasks.Load(start).ToDictionary(
             m => m.Key, m => m.Value.ToTensor(context.Device).view(Masked(model, m.Key).Weight.shape));
         TrainingResult result = Guarded(() => training.Run(model, images, masks, cancellation), context);
-        model.Save(output);
-        SaveMasks(output, result);
+        using VisionModel? smaller = (sparse as ICuttingTraining)?.Shrink(model);
+        (smaller ?? model).Save(output);
+        if (smaller is null)
+        {
+            SaveMasks(output, result);
+        }
+        else
+        {
+            context.Progress.Say($"Cut out what is zero: {Text.Count(smaller.ParameterCount)} parameters and {Text.Count(smaller.Macs)} multiply-accumulates are left of {Text.Count(model.ParameterCount)} and {Text.Count(model.Macs)}.");
+        }
+
         Forget(state);
         JsonObject? quality = parsed.GetValue(_evalData) is { } reference ? VisionWords.Evaluate(output, output, reference, null, context, cancellation) : null;
-        Show(output, model.ParameterCount, result, null, quality, null, context);
+        Show(output, (smaller ?? model).ParameterCount, result, null, quality, null, context);
         return ExitCode.Success;
     }
 }

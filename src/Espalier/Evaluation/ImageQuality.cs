@@ -23,6 +23,19 @@ public static class ImageQuality
         return (10 * (range * range / error).log10()).mean().item<double>();
     }
 
+    /// <summary>The luma of colour images, from 16 to 235 (BT.601), on which papers on super-resolution measure: 16 + 65.481·R + 128.553·G + 24.966·B.</summary>
+    /// <param name="images">[images, 3, height, width].</param>
+    /// <param name="range">White in the images: 1 or 255.</param>
+    /// <returns>[images, 1, height, width], float64, on the scale of 255.</returns>
+    /// <exception cref="EspalierException">When the images are not coloured.</exception>
+    public static Tensor Luma(Tensor images, double range = 1)
+    {
+        EspalierException.Require(images.dim() == 4 && images.shape[1] == 3, $"Luma is made from images [images, 3, height, width], not [{string.Join(", ", images.shape)}].");
+        using var scope = NewDisposeScope();
+        Tensor shares = tensor([65.481, 128.553, 24.966], ScalarType.Float64, images.device).view(1, 3, 1, 1) / range;
+        return ((images.to(ScalarType.Float64) * shares).sum([1L], keepdim: true) + 16).MoveToOuterDisposeScope();
+    }
+
     /// <summary>
     /// The structural similarity (Wang et al. 2004): a Gaussian window of 11×11 with deviation 1.5, K₁ = 0.01, K₂ = 0.03, places where the window
     /// fits wholly; the mean over places, channels and images.

@@ -79,11 +79,19 @@ public static class MaskSelection
     }
 
     /// <summary>The layer loses exactly its floor(numel·sparsity) smallest scores.</summary>
-    public static Tensor KeepLargestPerLayer(Tensor score, double sparsity, string layer)
+    public static Tensor KeepLargestPerLayer(Tensor score, double sparsity, string layer) =>
+        KeepAllButSmallest(score, PruneCount(score.numel(), sparsity), layer);
+
+    /// <summary>The layer loses exactly the given number of its smallest scores.</summary>
+    /// <param name="score">Any shape, finite.</param>
+    /// <param name="count">How many go, from 0 to all.</param>
+    /// <param name="layer">The layer's name, for messages.</param>
+    public static Tensor KeepAllButSmallest(Tensor score, long count, string layer)
     {
+        EspalierException.Require(count >= 0 && count <= score.numel(), $"Of the {score.numel()} weights of {layer}, {count} cannot be removed.");
         using var scope = NewDisposeScope();
         Tensor keep = empty(score.shape, ScalarType.Bool);
-        RequireFinite(MarkAll(Scores(score), keep, PruneCount(score.numel(), sparsity)), layer);
+        RequireFinite(MarkAll(Scores(score), keep, count), layer);
         return keep.to(score.device).MoveToOuterDisposeScope();
     }
 

@@ -1,3 +1,4 @@
+using Espalier.Models.Vision;
 using static TorchSharp.torch;
 
 namespace Espalier.Training;
@@ -19,11 +20,22 @@ public interface ISparseTraining
     ISparseTrainingRun Begin(SparseTrainingContext context);
 }
 
+/// <summary>A sparse training whose zeros are whole units of a vision net, so that a smaller net can take its place.</summary>
+public interface ICuttingTraining : ISparseTraining
+{
+    /// <summary>The net without the units that do nothing; it computes the same.</summary>
+    /// <param name="model">A net that was trained so.</param>
+    VisionModel Shrink(VisionModel model);
+}
+
 /// <summary>What a sparse training is given.</summary>
 public sealed record SparseTrainingContext
 {
     /// <summary>The weights that are made sparse, in the net's order.</summary>
     public required IReadOnlyList<SparseWeight> Weights { get; init; }
+
+    /// <summary>The vision net itself, for methods that need to know which channels go together; null for a language model.</summary>
+    public VisionModel? Net { get; init; }
 
     /// <summary>The optimiser steps of the whole run; schedules are laid out over them.</summary>
     public required int Steps { get; init; }

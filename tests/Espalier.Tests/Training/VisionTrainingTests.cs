@@ -16,7 +16,7 @@ public sealed class VisionTrainingTests
     [Fact]
     public void A_net_learns_to_tell_bright_corners()
     {
-        using ImageTensors images = Corners(96);
+        using ImageTensors images = TinyImages.Corners(96);
         using VisionModel model = TinyVision.Make(TinyVision.ResNet);
         ImageAccuracy.Evaluate(model, images).Top1.ShouldBeLessThan(70);
         TrainingResult result = new VisionTraining(Options with { Steps = 60 }) { Batch = 16 }.Run(model, images);
@@ -28,7 +28,7 @@ public sealed class VisionTrainingTests
     [Fact]
     public void A_stopped_run_resumes_to_the_same_bytes_running_statistics_included()
     {
-        using ImageTensors images = Corners(40);
+        using ImageTensors images = TinyImages.Corners(40);
         using VisionModel whole = TinyVision.Make(TinyVision.ResNet), parts = TinyVision.Make(TinyVision.ResNet), fresh = TinyVision.Make(TinyVision.ResNet);
         using var folder = new TemporaryFolder();
         var training = (string? state, ITrainingHook[] hooks) => new VisionTraining(Options) { Batch = 8, Augmentation = new ImageAugmentation(1, true), StateFolder = state, Hooks = hooks, Resume = true };
@@ -44,7 +44,7 @@ public sealed class VisionTrainingTests
     [Fact]
     public void Pruned_weights_stay_zero()
     {
-        using ImageTensors images = Corners(40);
+        using ImageTensors images = TinyImages.Corners(40);
         using VisionModel model = TinyVision.Make(TinyVision.ResNet);
         using var scope = NewDisposeScope();
         Dictionary<string, Tensor> masks = model.Weights.ToDictionary(w => w.WeightName, w => w.Weight.detach().abs().gt(0.2));
@@ -65,7 +65,7 @@ public sealed class VisionTrainingTests
     [Fact]
     public void Training_leaves_no_tensor_behind()
     {
-        using ImageTensors images = Corners(40);
+        using ImageTensors images = TinyImages.Corners(40);
         using VisionModel model = TinyVision.Make(TinyVision.Vgg);
         long before = Parameters.LiveTensors;
         new VisionTraining(Options) { Batch = 8, Augmentation = ImageAugmentation.Cifar }.Run(model, images);
@@ -75,14 +75,7 @@ public sealed class VisionTrainingTests
             b.Labels.Dispose();
             return b.Images;
         }));
-        using (var scope = NewDisposeScope())
-        {
-            foreach ((_, TorchSharp.Modules.Parameter value) in model.Parameters)
-            {
-                value.grad = null;
-            }
-        }
-
+        model.ClearGradients();
         Parameters.LiveTensors.ShouldBe(before);
     }
 
@@ -118,21 +111,6 @@ public sealed class VisionTrainingTests
     }
 
     private static byte[] Bytes(VisionModel model) => [.. model.Tensors.SelectMany(t => t.Value.detach().bytes.ToArray())];
-
-    // Noise with one bright quarter of three.
-    private static ImageTensors Corners(int count)
-    {
-        using var scope = NewDisposeScope();
-        using Generator generator = new Seed(7).Generator("corners");
-        Tensor images = (rand([count, 3, 8, 8], generator: generator) * 100).to(ScalarType.Byte);
-        long[] labels = [.. Enumerable.Range(0, count).Select(i => (long)(i % 3))];
-        for (int i = 0; i < count; i++)
-        {
-            images[i].narrow(1, labels[i] == 1 ? 4 : 0, 4).narrow(2, labels[i] == 2 ? 4 : 0, 4).fill_(200);
-        }
-
-        return new ImageTensors("corners", images, tensor(labels));
-    }
 
     private sealed class CancelAt(int step, CancellationTokenSource cancellation) : ITrainingHook
     {
