@@ -23,7 +23,7 @@ public sealed class PgfnmRecipe : Recipe
         Name = "vision transformer",
         About = "ViT with 16 patches, width 48, 2 blocks, 4 heads and 192 neurons from random weights on 6,000 images of Fashion-MNIST, 6 epochs (558 steps of 64 images), AdamW at 1e-3 with a cosine; the maps of the feed-forward parts become N:M; fading and patterns run over the first 70 % of the steps (β at 0, or 0.001), then the binary mask. Accuracy of the folded, exactly N:M net on 5,000 test images. Chain: the gradient of pruned weights fades too (our reading of the text; the others are straight through as in the code). The variance is that of the gradients of pruned weights over the root of AdamW's second moment, from 50 % to 70 % of the steps.",
         Arms = [Dense, Ste, SrSte, .. own],
-        Settings = [Low, High],
+        Settings = [High, Low],
         Metric = Accuracy,
         LowerIsBetter = false,
     };
