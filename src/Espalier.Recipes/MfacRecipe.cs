@@ -171,7 +171,7 @@ public sealed class MfacRecipe : Recipe
         Arm(Plain, options with { Optimizer = "sgd" }, [0.03, 0.1, 0.3]);
         Arm(Momentum, options with { Optimizer = "sgd", Momentum = 0.9 }, [0.01, 0.03, 0.1]);
         Arm(Adam, options, [5e-4, 1e-3, 3e-3]);
-        Arm(Optimiser, options with { Optimizer = "mfac" }, [3e-4, 1e-3, 3e-3]);
+        Arm(Optimiser, options with { Optimizer = "mfac" }, [3e-3, 1e-2, 3e-2]);
         return measured;
 
         void Arm(string arm, TrainingOptions own, double[] rates)

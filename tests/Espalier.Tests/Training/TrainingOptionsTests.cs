@@ -9,7 +9,7 @@ public sealed class TrainingOptionsTests
     {
         { () => new TrainingOptions { Steps = 0 }, "number of steps cannot be 0" },
         { () => new TrainingOptions { LearningRate = double.NaN }, "learning rate cannot be NaN" },
-        { () => new TrainingOptions { Optimizer = "adam" }, "adamw or sgd" },
+        { () => new TrainingOptions { Optimizer = "adam" }, "adamw, sgd or mfac" },
         { () => new TrainingOptions { Beta1 = 1 }, "beta1" },
         { () => new TrainingOptions { Beta2 = -0.1 }, "beta2 cannot be -0.1" },
         { () => new TrainingOptions { Epsilon = 0 }, "Epsilon" },
