@@ -99,7 +99,12 @@ public sealed class ParameterGrouping : IDisposable
         int before = 0;
         foreach (ParameterGrouping part in parts)
         {
-            members.AddRange(part._members.Select(m => (m.Value, m.Ids.cpu().data<long>().Select(i => i == part.Count ? -1 : i + before).ToArray())));
+            foreach ((Parameter value, Tensor ids) in part._members)
+            {
+                using Tensor plain = ids.cpu();
+                members.Add((value, [.. plain.data<long>().Select(i => i == part.Count ? -1 : i + before)]));
+            }
+
             before += part.Count;
             part.Dispose();
         }

@@ -136,11 +136,14 @@ public sealed partial record Wgsef : ICuttingTraining
     public VisionModel Shrink(VisionModel model)
     {
         IReadOnlyList<ParameterGrouping> writers = ParameterGrouping.Of(model, WeightGroup.Filter), readers = ParameterGrouping.Of(model, WeightGroup.Channel);
+        // What a shortcut without weights carries on is read even where no map reads it.
+        HashSet<string> carried = [.. model.Layers.OfType<PadShortcutLayer>().Select(s => s.Inputs[0].Channels.Root.Group?.Owner).OfType<string>()];
         var remove = new Dictionary<string, IReadOnlyCollection<int>>();
         foreach ((ParameterGrouping written, ParameterGrouping read) in writers.Zip(readers))
         {
-            (double[] out1, double[] in1) = (written.Norms(), read.Norms());
-            int[] dead = [.. Enumerable.Range(0, written.Count).Where(j => out1[j] == 0 || in1[j] == 0)];
+            (double[] makes, double[] reads) = (written.Norms(), read.Norms());
+            bool ends = !carried.Contains(written.Name);
+            int[] dead = [.. Enumerable.Range(0, written.Count).Where(j => makes[j] == 0 || (ends && reads[j] == 0))];
             remove[written.Name] = dead.Length == written.Count ? dead[1..] : dead;
             written.Dispose();
             read.Dispose();
