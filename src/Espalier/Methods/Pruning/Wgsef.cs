@@ -136,14 +136,17 @@ public sealed partial record Wgsef : ICuttingTraining
     public VisionModel Shrink(VisionModel model)
     {
         IReadOnlyList<ParameterGrouping> writers = ParameterGrouping.Of(model, WeightGroup.Filter), readers = ParameterGrouping.Of(model, WeightGroup.Channel);
-        // What a shortcut without weights carries on is read even where no map reads it.
-        HashSet<string> carried = [.. model.Layers.OfType<PadShortcutLayer>().Select(s => s.Inputs[0].Channels.Root.Group?.Owner).OfType<string>()];
+        // A shortcut without weights reads a channel although no map does, and fills one that no map writes.
+        PadShortcutLayer[] shortcuts = [.. model.Layers.OfType<PadShortcutLayer>()];
         var remove = new Dictionary<string, IReadOnlyCollection<int>>();
+        var silent = new Dictionary<string, HashSet<int>>(StringComparer.Ordinal);
         foreach ((ParameterGrouping written, ParameterGrouping read) in writers.Zip(readers))
         {
             (double[] makes, double[] reads) = (written.Norms(), read.Norms());
-            bool ends = !carried.Contains(written.Name);
-            int[] dead = [.. Enumerable.Range(0, written.Count).Where(j => makes[j] == 0 || (ends && reads[j] == 0))];
+            bool carried = shortcuts.Any(s => OwnerOf(s.Inputs[0]) == written.Name);
+            silent[written.Name] = [.. Enumerable.Range(0, written.Count).Where(j => makes[j] == 0 && shortcuts.Where(s => OwnerOf(s) == written.Name)
+                .All(s => s.Map[j] < 0 || (silent.TryGetValue(OwnerOf(s.Inputs[0]) ?? "", out HashSet<int>? source) && source.Contains(s.Map[j]))))];
+            int[] dead = [.. Enumerable.Range(0, written.Count).Where(j => silent[written.Name].Contains(j) || (reads[j] == 0 && !carried))];
             remove[written.Name] = dead.Length == written.Count ? dead[1..] : dead;
             written.Dispose();
             read.Dispose();
@@ -151,6 +154,8 @@ public sealed partial record Wgsef : ICuttingTraining
 
         return model.Cut(remove);
     }
+
+    private static string? OwnerOf(VisionLayer layer) => layer.Channels.Root.Group?.Owner;
 
     private static double[] Equal(int count) => [.. Enumerable.Repeat(1.0, count)];
 
