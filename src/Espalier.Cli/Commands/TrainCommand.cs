@@ -118,13 +118,9 @@ internal sealed partial class TrainCommand : EspalierCommand
         return ExitCode.Success;
     }
 
-    private ISparseTraining? Sparse(ParseResult parsed)
-    {
-        string[] set = parsed.GetValue(_set) ?? [];
-        string? word = parsed.GetValue(_sparse);
-        EspalierException.Require(word is not null || set.Length == 0, "--set gives options of a sparse training, and none was asked for; add --sparse-training NAME.");
-        return word is null ? null : PlanWords.Method<ISparseTraining>(word, set);
-    }
+    /// <summary>The sparse training of <c>--sparse-training</c> with its options; null where none was named.</summary>
+    private ISparseTraining? Sparse(ParseResult parsed) =>
+        parsed.GetValue(_sparse) is { } word ? PlanWords.Method<ISparseTraining>(word, parsed.GetValue(_set) ?? []) : null;
 
     // Beside the weights, so that a later training keeps the zeros.
     private static void SaveMasks(string output, TrainingResult result)

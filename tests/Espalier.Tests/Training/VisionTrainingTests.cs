@@ -76,7 +76,7 @@ public sealed class VisionTrainingTests
             return b.Images;
         }));
         model.ClearGradients();
-        Parameters.LiveTensors.ShouldBe(before);
+        Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(before);
     }
 
     [Fact]
