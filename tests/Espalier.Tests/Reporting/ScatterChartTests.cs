@@ -59,7 +59,6 @@ public sealed class ScatterChartTests
     public void Figures_that_hardly_differ_are_not_drawn_far_apart()
     {
         XElement svg = Drawn(new ScatterChart { Title = "t", Points = [new("a", 1_368_868, 1), new("b", 1_371_072, 2)] });
-        Of(svg, "circle").Count().ShouldBe(1, "zero has no place on a logarithmic axis");
         double[] xs = [.. Of(svg, "circle").Select(c => Number(c, "cx"))];
         Math.Abs(xs[0] - xs[1]).ShouldBeLessThan(40);
     }
