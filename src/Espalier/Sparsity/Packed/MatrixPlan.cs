@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Numerics.Tensors;
 using Espalier.Runtime;
 
 namespace Espalier.Sparsity.Packed;
@@ -27,10 +28,8 @@ internal sealed record MatrixPlan(MatrixCode Code, int[] RowWords, long Zeros)
         for (int r = 0; r < rows; r++)
         {
             var row = new ReadOnlySpan<float>(weights + (long)r * columns, columns);
-            foreach (float w in row)
-            {
-                EspalierException.Require(Math.Abs(w) <= largest, $"Row {r} holds the weight {w}, which {word} cannot hold; mend the checkpoint or use another type.");
-            }
+            float extreme = columns == 0 ? 0 : TensorPrimitives.MaxMagnitude(row); // NaN where there is one
+            EspalierException.Require(Math.Abs(extreme) <= largest, $"Row {r} holds the weight {extreme}, which {word} cannot hold; mend the checkpoint or use another type.");
 
             RowCodec.Masks(row, masks);
             foreach (ulong mask in masks)

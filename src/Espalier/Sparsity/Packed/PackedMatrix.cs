@@ -89,14 +89,13 @@ public sealed unsafe class PackedMatrix : IDisposable
         MatrixPlan plan = MatrixPlan.Make(weights, rows, columns, type, asked);
         var packed = new PackedMatrix(plan.Code, type, rows, columns, plan.RowWords, new float[rows]) { Zeros = plan.Zeros };
         NativeMemory.Clear(packed.stream, (nuint)packed.StreamBytes);
-        var masks = new ulong[RowCodec.Blocks(columns)];
-        for (int r = 0; r < rows; r++)
+        Parallel.For(0, rows, () => new ulong[RowCodec.Blocks(columns)], (r, _, masks) =>
         {
             var row = new ReadOnlySpan<float>(weights + (long)r * columns, columns);
             RowCodec.Masks(row, masks);
             packed.scales[r] = RowCodec.Encode(plan.Code, type, row, masks, packed.stream + plan.RowWords[r] * 8L);
-        }
-
+            return masks;
+        }, _ => { });
         return packed;
     }
 

@@ -46,7 +46,7 @@ internal static class Quantiser
         for (int k = 127; k >= 1; k--)
         {
             ushort exact = ToBFloat16(largest / k);
-            if (FromBFloat16(exact) * k == largest && IsOnGrid(weights, FromBFloat16(exact)))
+            if (FromBFloat16(exact) * k == largest && IsOnGrid(weights, FromBFloat16(exact), 127, 127))
             {
                 return exact;
             }
@@ -72,7 +72,7 @@ internal static class Quantiser
         for (int k = -8; k <= 7; k++)
         {
             ushort exact = k == 0 ? (ushort)0 : ToBFloat16(extreme / k);
-            if (k != 0 && FromBFloat16(exact) * k == extreme && Int4Error(weights, exact) == 0)
+            if (k != 0 && FromBFloat16(exact) * k == extreme && IsOnGrid(weights, FromBFloat16(exact), 8, 7))
             {
                 return exact;
             }
@@ -101,11 +101,11 @@ internal static class Quantiser
 
     private static double Int4Error(ReadOnlySpan<float> weights, ushort stored) => Error(weights, FromBFloat16(stored), 8, 7);
 
-    private static bool IsOnGrid(ReadOnlySpan<float> row, float scale)
+    private static bool IsOnGrid(ReadOnlySpan<float> row, float scale, int below, int above)
     {
         foreach (float w in row)
         {
-            if (Code(w, scale, 127, 127) * scale != w)
+            if (Code(w, scale, below, above) * scale != w)
             {
                 return false;
             }

@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Runtime.Intrinsics;
 
 namespace Espalier.Sparsity.Packed;
 
@@ -66,7 +67,14 @@ internal static unsafe class RowCodec
     public static void Masks(ReadOnlySpan<float> row, Span<ulong> masks)
     {
         masks.Clear();
-        for (int j = 0; j < row.Length; j++)
+        int whole = row.Length / Block * Block;
+        for (int j = 0; j < whole; j += 8)
+        {
+            ulong zero = Vector256.Equals(Vector256.Create(row.Slice(j, 8)), Vector256<float>.Zero).ExtractMostSignificantBits();
+            masks[j / Block] |= (~zero & 0xFF) << (j % Block);
+        }
+
+        for (int j = whole; j < row.Length; j++)
         {
             masks[j / Block] |= (row[j] != 0 ? 1ul : 0ul) << (j % Block);
         }
