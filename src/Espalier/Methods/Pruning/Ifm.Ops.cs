@@ -64,6 +64,13 @@ public sealed partial record Ifm
             result[name] = value;
         }
 
+        // Merging leaves tensors that belong to no scope: what is handed on does.
+        foreach ((string name, Tensor value) in values)
+        {
+            result[name] = value.clone();
+            value.Dispose();
+        }
+
         return result;
     }
 

@@ -1,5 +1,6 @@
 using Espalier.Catalogue;
 using Espalier.Evaluation;
+using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Training;
 using Espalier.Verification;
@@ -37,7 +38,7 @@ public sealed partial record Issp
     internal static IReadOnlyDictionary<string, Tensor> TrajectoryOp(ParityCase c)
     {
         using var frozen = no_grad();
-        var weight = new Parameter(c.Input("w0").to(ScalarType.Float64).clone());
+        using Parameter weight = Parameters.Of(c.Input("w0").to(ScalarType.Float64).clone());
         double[] betas = c.Parameter("betas", new[] { 0.9, 0.999 });
         string word = c.Parameter("optimizer", "sgd");
         EspalierException.Require(word is "sgd" or "adam", $"The optimiser '{word}' is not known here; use sgd or adam.");

@@ -1,4 +1,5 @@
 using Espalier.Catalogue;
+using Espalier.Models;
 using Espalier.Training;
 using Espalier.Verification;
 using static TorchSharp.torch;
@@ -58,7 +59,7 @@ public sealed partial record Mfac
     internal static IReadOnlyDictionary<string, Tensor> OptimizerOp(ParityCase c)
     {
         Tensor A = c.Input("A").to(ScalarType.Float64), y = c.Input("y").to(ScalarType.Float64);
-        using var w = new Parameter(c.Input("w0").to(ScalarType.Float64).clone());
+        using Parameter w = Parameters.Of(c.Input("w0").to(ScalarType.Float64).clone());
         using var optimizer = new MfacOptimizer(
             [new OptimizedParameter("w", w)], c.Parameter<int>("ngrads"), c.Parameter<double>("damp"), c.Parameter("momentum", 0.0), c.Parameter("weight_decay", 0.0), c.Parameter("sparse", false));
         var steps = new List<Tensor>();
