@@ -62,7 +62,7 @@ public sealed class VisionCommandTests
     }
 
     [Theory]
-    [InlineData("add --sparse-training", "train", "--config", "NET", "--data", "IMAGES:train", "--set", "sparsity=0.9", "--out", "OUT")]
+    [InlineData("or --sparse-training", "train", "--config", "NET", "--data", "IMAGES:train", "--set", "sparsity=0.9", "--out", "OUT")]
     [InlineData("no change of the masks", "train", "--config", "NET", "--data", "IMAGES:train", "--steps", "50", "--sparse-training", "granet", "--out", "OUT")]
     [InlineData("is no beta", "complexity", "NET", "--curve", "0.1,x")]
     [InlineData("answers no tasks", "eval", "NET", "--tasks", "piqa", "--task-data", "piqa=IMAGES/piqa.jsonl")]

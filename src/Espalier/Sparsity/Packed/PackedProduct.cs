@@ -1,3 +1,6 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
+
 namespace Espalier.Sparsity.Packed;
 
 /// <summary>Multiplies packed matrices with one or a few vectors, and writes their rows dense. It keeps its room and its threads from call to call and allocates nothing then.</summary>
@@ -147,6 +150,7 @@ public sealed unsafe partial class PackedProduct : IDisposable
             for (int r = first; r < end; r += 2)
             {
                 int next = Math.Min(r + 1, end - 1);
+                Prefetch(stream + starts[Math.Min(r + 2, end)] * 8L, stream + starts[Math.Min(r + 4, end)] * 8L);
                 (float a, float b) = kernel.Pair(stream + starts[r] * 8L, stream + starts[next] * 8L, columns, input);
                 output[r] = a * scales[r];
                 output[next] = b * scales[next];
@@ -165,6 +169,19 @@ public sealed unsafe partial class PackedProduct : IDisposable
                 {
                     output[(long)(c + i) * rows + r] = products[i] * scales[r];
                 }
+            }
+        }
+    }
+
+    // Rows are too short for the processor to read ahead by itself: it stops at the end of each and of each page.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Prefetch(byte* from, byte* end)
+    {
+        if (Sse.IsSupported)
+        {
+            for (; from < end; from += 64)
+            {
+                Sse.Prefetch1(from);
             }
         }
     }
