@@ -92,10 +92,11 @@ public sealed record SpeedTable(IReadOnlyList<SpeedRow> Rows, int Threads, int W
         double worth = best.TokensPerSecond * best.Bytes / (rival.TokensPerSecond * rival.Bytes), share = worth / 1.05 * rival.Bytes / best.Bytes;
         string cure = best.Bytes >= rival.Bytes * 0.97 ? "these weights keep too much for a bit mask to pay"
             : "it is smaller, but a token does not wait for bytes at this size: the kernels' and the model's other work decides";
-        string other = share is > 0.4 and < 1
+        string other = share is > 0.4 and < 0.97
             ? Format($"; at the speed measured, a pattern that takes {share:0%} of the packed bytes would be faster: a higher sparsity, 2:4, or whole heads and neurons (pattern: structured)")
             : "; whole heads and neurons (pattern: structured) make every form faster";
-        return $"Packed, it is not faster than the dense model in as many bits on this machine: {beside}; {cure}{other}.";
+        string than = rival.Form == best.Form ? "the dense model in as many bits" : "the fastest form of the dense model";
+        return $"Packed, it is not clearly faster than {than} on this machine: {beside}; {cure}{other}.";
     }
 
     private static string Format(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
