@@ -1,9 +1,9 @@
 using System.CommandLine;
 using System.Globalization;
 using System.Text.Json.Nodes;
-using Espalier.Catalogue;
 using Espalier.Data;
 using Espalier.Models.Vision;
+using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Espalier.Training;
@@ -25,11 +25,7 @@ internal sealed partial class TrainCommand
         }
 
         EspalierException.Require(parsed.GetValue(_sparse) is null, "--method runs its own trainings and --sparse-training changes one; use one of them.");
-
-        bool file = word.EndsWith(".yaml", StringComparison.OrdinalIgnoreCase) || word.EndsWith(".yml", StringComparison.OrdinalIgnoreCase);
-        PlanFile plan = set.Aggregate(file ? PlanFile.Read(word) : PlanFile.Empty.With("method", word), Pruning.PlanWords.Set);
-        string name = plan.At("method") as string ?? throw new EspalierException($"{word} names no method; write for example 'method: sms' and its options below.");
-        return MethodCatalogue.Default.Create<IVisionMethod>(name, plan.Values.Where(v => !v.Key.Equals("method", StringComparison.OrdinalIgnoreCase)).ToDictionary(v => v.Key, v => v.Value));
+        return PlanWords.Method<IVisionMethod>(word, set);
     }
 
     private int RunMethod(IVisionMethod method, ParseResult parsed, TrainingOptions options, string start, string output, CommandContext context, CancellationToken cancellation)

@@ -14,8 +14,8 @@ public sealed class LanguageModel : IDisposable
 
     private LanguageModel(ModelConfig config, Placement placement)
     {
-        stepRoom = placement.Type is ScalarType.Float32 && (placement.Device ?? CPU).type is TorchSharp.DeviceType.CPU ? new StepRoom() : null;
-        (Config, Device) = (config, placement.Device ?? CPU);
+        stepRoom = placement.Type is ScalarType.Float32 && placement.Device.type is TorchSharp.DeviceType.CPU ? new StepRoom() : null;
+        (Config, Device) = (config, placement.Device);
         Architecture family = Architecture.For(config);
         Embedding = family.CreateEmbedding(config, placement);
         Blocks = [.. Enumerable.Range(0, config.LayerCount).Select(i => family.CreateBlock(config, i, placement))];
