@@ -10,6 +10,7 @@ namespace Espalier.Models.Vision;
 internal sealed class VisionGraph
 {
     private readonly List<VisionLayer> _layers = [];
+    private readonly List<string> _gateable = [];
     private readonly VisionConfig _config;
     private readonly Device _device;
 
@@ -25,6 +26,9 @@ internal sealed class VisionGraph
 
     /// <summary>The layers in the order in which they run; the last is the output.</summary>
     public IReadOnlyList<VisionLayer> Layers => _layers;
+
+    /// <summary>The convolutions behind which a gate can stand.</summary>
+    public IReadOnlyList<string> Gateable => _gateable;
 
     /// <summary>The variance of new weights times their inputs: 2 keeps the signal through ReLU.</summary>
     public double Gain { get; init; } = 2;
@@ -43,7 +47,7 @@ internal sealed class VisionGraph
 
     public VisionLayer LayerNorm(string name, VisionLayer input) => Normalized(new LayerNormLayer(name, input, _device));
 
-    public VisionLayer Relu(VisionLayer input) => Same(PlainKind.Relu, input, x => nn.functional.relu(x));
+    public VisionLayer Relu(VisionLayer input) => Gated(Same(PlainKind.Relu, input, x => nn.functional.relu(x)), input);
 
     public VisionLayer Gelu(VisionLayer input) => Same(PlainKind.Gelu, input, x => nn.functional.gelu(x));
 
@@ -68,8 +72,11 @@ internal sealed class VisionGraph
         return flat;
     }
 
+    /// <param name="first">The branch of a residual block: it can be gated.</param>
+    /// <param name="second">What the block is added to.</param>
     public VisionLayer Add(VisionLayer first, VisionLayer second)
     {
+        first = Gated(first, first);
         EspalierException.Require(first.Shape == second.Shape, $"{first.Name} ({first.Shape}) and {second.Name} ({second.Shape}) cannot be added; the widths in the configuration do not fit together.");
         first.Channels.Join(second.Channels);
         return Plain(PlainKind.Add, [first, second], first.Shape, x => x[0] + x[1], first.Channels);
@@ -137,6 +144,20 @@ internal sealed class VisionGraph
         var channels = Space(layer is ConvLayer ? CoupledKind.Channel : CoupledKind.Neuron, layer.Rows);
         channels.Write(layer);
         return Placed(layer, channels);
+    }
+
+    // Behind convolution and batch norm, where the configuration wants a gate there.
+    private VisionLayer Gated(VisionLayer output, VisionLayer norm)
+    {
+        if (norm is not BatchNormLayer { Inputs: [ConvLayer convolution] })
+        {
+            return output;
+        }
+
+        _gateable.Add(convolution.Name);
+        return _config.Gates?.Layers.Contains(convolution.Name) == true
+            ? Placed(new GateLayer(convolution, output, _config.Gates, _device), output.Channels)
+            : output;
     }
 
     private VisionLayer Normalized(VisionLayer layer)
