@@ -32,10 +32,13 @@ internal sealed record RecipeImages(string Dataset, int Channels, int Side)
         : ImageTensors.Load(
             ImageDataset.Open(DataReference.Parse($"{Dataset}:{split}"), id => Hub.ResolveDataset(id, context.Progress, cancellation: context.Cancellation)), Channels, count, context.Progress, context.Cancellation);
 
-    /// <summary>The pretrained ResNet-20 for <see cref="Cifar"/>; at smoke size a small random one.</summary>
-    public static VisionModel CifarNet(RecipeContext context, Seed seed) => context.Size is RecipeSize.Smoke
+    /// <summary>A pretrained ResNet for <see cref="Cifar"/>; at smoke size a small random one.</summary>
+    /// <param name="context">Says the size.</param>
+    /// <param name="seed">The seed of the random one.</param>
+    /// <param name="depth">20, 32, 44 or 56.</param>
+    public static VisionModel CifarNet(RecipeContext context, Seed seed, int depth = 20) => context.Size is RecipeSize.Smoke
         ? VisionModel.Random(VisionConfig.Parse("""{"model_type": "cifar_resnet", "depth": 8, "channels": [4, 8, 16], "image_size": 32}"""), seed, context.Device)
-        : VisionModel.Load(Hub.Resolve("akamaster/cifar10-resnet20", context.Progress, context.Cancellation), context.Device);
+        : VisionModel.Load(Hub.Resolve($"akamaster/cifar10-resnet{depth}", context.Progress, context.Cancellation), context.Device);
 
     // Noise with a bright bar whose height says the class.
     private ImageTensors Draw(string split, int count)

@@ -77,6 +77,14 @@ public abstract class LowRankAdapter : ILinearAdapter
         return Effective(Wide(matrix)).to(matrix.dtype).MoveToOuterDisposeScope();
     }
 
+    /// <summary>The weight that is used, with a graph to the trained tensors.</summary>
+    /// <param name="matrix">The frozen weight [out, in].</param>
+    public Tensor Weight(Tensor matrix)
+    {
+        using var scope = NewDisposeScope();
+        return Effective(Wide(matrix)).MoveToOuterDisposeScope();
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
