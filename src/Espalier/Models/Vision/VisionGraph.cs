@@ -55,7 +55,7 @@ internal sealed class VisionGraph
     {
         FeatureShape shape = new(input.Shape.Channels, ((input.Shape.Height + (2 * padding) - kernel) / stride) + 1, ((input.Shape.Width + (2 * padding) - kernel) / stride) + 1);
         EspalierException.Require(shape is { Height: > 0, Width: > 0 }, $"A map of {input.Shape} is too small for a pool of {kernel}×{kernel}; use larger images or fewer pools.");
-        return Plain(PlainKind.MaxPool, [input], shape, x => nn.functional.max_pool2d(x[0], [kernel, kernel], [stride, stride], [padding, padding]), input.Channels);
+        return Plain(PlainKind.MaxPool, [input], shape, x => nn.functional.max_pool2d(x[0], [kernel, kernel], [stride, stride], [padding, padding]), input.Channels, kernel, stride, padding);
     }
 
     /// <summary>The mean of equal parts, so that <paramref name="side"/>×<paramref name="side"/> stay.</summary>
@@ -107,7 +107,7 @@ internal sealed class VisionGraph
         using Tensor shift = tensor(constants.Select(c => (float)c).ToArray(), device: x.device);
         using Tensor shaped = shift.view(1, -1, 1, 1);
         return x + shaped;
-    });
+    }, [.. constants]);
 
     public VisionLayer Tokens(VisionLayer input)
     {
@@ -166,15 +166,15 @@ internal sealed class VisionGraph
         return Placed(layer, layer.Inputs[0].Channels);
     }
 
-    private VisionLayer Same(PlainKind kind, VisionLayer input, Func<Tensor, Tensor> function)
+    private VisionLayer Same(PlainKind kind, VisionLayer input, Func<Tensor, Tensor> function, params double[] settings)
     {
-        VisionLayer layer = Plain(kind, [input], input.Shape, x => function(x[0]), input.Channels);
+        VisionLayer layer = Plain(kind, [input], input.Shape, x => function(x[0]), input.Channels, settings);
         layer.FeaturesPerChannel = input.FeaturesPerChannel;
         return layer;
     }
 
-    private VisionLayer Plain(PlainKind kind, IReadOnlyList<VisionLayer> inputs, FeatureShape shape, Func<IReadOnlyList<Tensor>, Tensor> function, ChannelSpace channels) =>
-        Placed(new PlainLayer(kind, inputs.Count == 0 ? "images" : $"{inputs[0].Name}/{kind.ToString().ToLowerInvariant()}", inputs, shape, function), channels);
+    private VisionLayer Plain(PlainKind kind, IReadOnlyList<VisionLayer> inputs, FeatureShape shape, Func<IReadOnlyList<Tensor>, Tensor> function, ChannelSpace channels, params double[] settings) =>
+        Placed(new PlainLayer(kind, inputs.Count == 0 ? "images" : $"{inputs[0].Name}/{kind.ToString().ToLowerInvariant()}", inputs, shape, function) { Settings = settings }, channels);
 
     private VisionLayer Placed(VisionLayer layer, ChannelSpace channels)
     {
