@@ -81,7 +81,7 @@ public sealed class FtwtRecipe : Recipe
             var method = new Ftwt { Ratio = double.Parse(setting[4..], System.Globalization.CultureInfo.InvariantCulture) };
             Add(Dense, Accuracy, start);
             using VisionModel net = method.Gated(dense, seed);
-            Add(Gated, Estimate, method.Oracle(net, bench.TrainingImages, null, context.Cancellation).Work.Reduction);
+            Add(Gated, Estimate, method.Estimate(net, bench.TrainingImages, null, context.Cancellation).Reduction);
             method.Train(net, work, context.Cancellation);
             GateWork reached = Measure(Gated, net, null);
             Add(Gated, Agreement, method.PredictorAgreement(net, bench.TestImages, context.Cancellation));

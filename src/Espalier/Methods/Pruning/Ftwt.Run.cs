@@ -20,7 +20,7 @@ public sealed partial record Ftwt
         VisionModel net = Gated(context.Model, new Seed(context.Seed.For("predictors")));
         try
         {
-            GateWork estimate = Oracle(net, context.Images, EstimateImages, cancellation).Work;
+            GateWork estimate = Estimate(net, context.Images, EstimateImages, cancellation);
             context.Progress.Say(FormattableString.Invariant($"Masks by the target would save {estimate.Reduction:0.0} % of the multiply-accumulates; training the predictors of {net.Gates.Count} gates."));
             Train(net, context, cancellation);
             ImageTensors measured = context.Test ?? context.Images;
@@ -75,7 +75,29 @@ public sealed partial record Ftwt
         }.Run(net, context.Images, null, cancellation);
     }
 
-    /// <summary>Accuracy and work with the target's masks in place of the predictors': before training the estimate, afterwards the upper bound.</summary>
+    /// <summary>What the gates will save, known before they are trained: the targets' work on one pass in which every filter counts.</summary>
+    /// <param name="net">A net with gates.</param>
+    /// <param name="images">Training images.</param>
+    /// <param name="limit">The most images; null takes all.</param>
+    /// <param name="cancellation">Ends the work early.</param>
+    public GateWork Estimate(VisionModel net, ImageTensors images, int? limit, CancellationToken cancellation = default)
+    {
+        using var meter = new GateMeter(net);
+        foreach (GateLayer gate in net.Gates)
+        {
+            Action<GateReading> count = gate.Observer!;
+            gate.Observer = reading =>
+            {
+                using Tensor fires = Fires(reading);
+                count(reading with { Open = fires });
+            };
+        }
+
+        Deciding(net, _ => reading => ones_like(reading.Logits), () => ImageAccuracy.Evaluate(net, images, limit: limit, cancellation: cancellation, forward: meter.Forward));
+        return meter.Work;
+    }
+
+    /// <summary>Accuracy and work with the target's masks in place of the predictors': the upper bound of what they can learn.</summary>
     /// <param name="net">A net with gates.</param>
     /// <param name="images">The images.</param>
     /// <param name="limit">The most images; null takes all.</param>
