@@ -82,10 +82,9 @@ public sealed partial class TrainableSubset
 
     private void Attach(WeightLayer layer, LowRankAdapter adapter, string group)
     {
-        // The graph must not reach the weight, which stays as it is.
-        layer.WeightChange = weight => adapter.Weight(weight.detach().view(layer.Rows, -1)).view(weight.shape);
+        layer.Adapter = adapter;
         _layers.Add((layer, adapter));
-        foreach ((string name, Parameter value) in ((Models.ILinearAdapter)adapter).Parameters)
+        foreach ((string name, Parameter value) in adapter.Parameters)
         {
             Add($"{layer.Name}.{name}", value, group);
         }
@@ -100,7 +99,7 @@ public sealed partial class TrainableSubset
             Tensor matrix = layer.Matrix.detach();
             vanished += (adapter as ScaleLoraAdapter)?.Vanished(matrix) ?? 0;
             layer.SetMatrix(adapter.Merge(matrix));
-            layer.WeightChange = null;
+            layer.Adapter = null;
         }
 
         return vanished;
@@ -110,7 +109,7 @@ public sealed partial class TrainableSubset
     {
         foreach ((WeightLayer layer, LowRankAdapter adapter) in _layers)
         {
-            layer.WeightChange = null;
+            layer.Adapter = null;
             adapter.Dispose();
         }
 

@@ -32,7 +32,7 @@ public sealed class PerpVisionTests
             result.Sparsity.ShouldBe(0.6, 0.01);
             result.Net.Weights.Sum(w => w.Weight.numel() - w.Weight.count_nonzero().item<long>()).ShouldBeGreaterThanOrEqualTo(result.Masks.Values.Sum(m => m.Count - m.Kept));
             result.Figures.Single(f => f.Name == "parameters trained").Value.ShouldBe(Counted(net, subset));
-            result.Net.Weights.ShouldAllBe(w => w.WeightChange == null && w.Weight.requires_grad);
+            result.Net.Weights.ShouldAllBe(w => w.Adapter == null && w.Weight.requires_grad);
 
             // Of the weights only those that adapters or the subset reach have moved away from what pruning left.
             using var scope = NewDisposeScope();
