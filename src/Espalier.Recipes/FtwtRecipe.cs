@@ -11,8 +11,8 @@ namespace Espalier.Recipes;
 [Reproduces("ftwt")]
 public sealed class FtwtRecipe : Recipe
 {
-    private const string Dense = "dense", Gated = "ftwt", Static = "filters by L1, fixed", Uniform = "ftwt, fixed number", Chance = "filters by chance, per image", Oracle = "target as mask";
-    private const string Accuracy = "test accuracy, %", Saving = "saving, %", Estimate = "estimated saving, %", Agreement = "agreement, %";
+    private const string Dense = "dense", Gated = "ftwt", Plain = "ftwt, no softmax", Static = "filters by L1, fixed", Uniform = "ftwt, fixed number", Chance = "filters by chance, per image", Oracle = "target as mask";
+    private const string Accuracy = "test accuracy, %", Saving = "saving, %", Estimate = "estimated saving, %", Agreement = "agreement, %", Spread = "savings of images apart, points";
     private const string Whole = "without gates", Masked = "gates, all computed", Skipping = "gates, closed skipped", Milliseconds = "milliseconds";
     private const int Batch = 64, Epochs = 3;
 
@@ -21,8 +21,8 @@ public sealed class FtwtRecipe : Recipe
     private static readonly Experiment Images = new()
     {
         Name = "Fashion-MNIST",
-        About = "The first 6,000 training and 5,000 test images; 3×3 convolutions of 8, 16, 32, 32 filters with batch norm, pools behind the first and third, one linear map; 3 dense epochs of SGD (64 images, rate 0.05, momentum 0.9, decay 5e-4, linear), then 3 of each arm (rate 0.01). Predictors at rate 0.1, decoupled, frozen after half of the steps. The fixed filters and those by chance are as many in each layer as ftwt opens on average, moved by one common share so that the work is the same; the fixed number is the uniform target whose masks come nearest to that work. The target as mask is ftwt's net with the masks that its predictors learn, at test time. Savings are those of the whole net, predictors not counted.",
-        Arms = [Dense, Gated, Static, Uniform, Chance, Oracle],
+        About = "The first 6,000 training and 5,000 test images; 3×3 convolutions of 8, 16, 32, 32 filters with batch norm, pools behind the first and third, one linear map; 3 dense epochs of SGD (64 images, rate 0.05, momentum 0.9, decay 5e-4, linear), then 3 of each arm alike. Predictors at rate 1 (without softmax 0.1), decoupled, frozen after half of the steps. The fixed filters and those by chance are as many in each layer as ftwt opens on average, moved by one common share so that the work is the same; the fixed number is the uniform target whose masks come nearest to that work. The target as mask is ftwt's net with the masks that its predictors learn, at test time. Savings are those of the whole net, predictors not counted.",
+        Arms = [Dense, Gated, Plain, Static, Uniform, Chance, Oracle],
         Settings = ["r = 0.8", "r = 0.9"],
         Metric = Accuracy,
         LowerIsBetter = false,
@@ -75,10 +75,10 @@ public sealed class FtwtRecipe : Recipe
         using VisionModel dense = bench.Fresh(seed);
         bench.Train(dense, options, Batch, new Seed(seed.For("dense")));
         double start = bench.Accuracy(dense);
-        var work = new VisionMethodContext { Model = dense, Images = bench.TrainingImages, Options = options with { LearningRate = 0.01 }, Batch = Batch, Seed = seed };
+        var work = new VisionMethodContext { Model = dense, Images = bench.TrainingImages, Options = options, Batch = Batch, Seed = seed };
         foreach (string setting in Images.Settings)
         {
-            var method = new Ftwt { Ratio = double.Parse(setting[4..], System.Globalization.CultureInfo.InvariantCulture) };
+            var method = new Ftwt { PredictorRate = 1, Ratio = double.Parse(setting[4..], System.Globalization.CultureInfo.InvariantCulture) };
             Add(Dense, Accuracy, start);
             using VisionModel net = method.Gated(dense, seed);
             Add(Gated, Estimate, method.Estimate(net, bench.TrainingImages, null, context.Cancellation).Reduction);
@@ -91,11 +91,17 @@ public sealed class FtwtRecipe : Recipe
             Trained(Static, method, gate => Fixed(gate, counts));
             Trained(Chance, method, gate => ByChance(counts[gate.Convolution.Name], new Seed(seed.For($"masks by chance {gate.Name}"))));
 
-            var uniform = new Ftwt { Target = FtwtTarget.Uniform, Ratio = NearestShare(net, reached.Macs) };
-            using VisionModel even = uniform.Gated(dense, seed);
-            uniform.Train(even, work, context.Cancellation);
-            Measure(Uniform, even, null);
-            Add(Uniform, Agreement, uniform.PredictorAgreement(even, bench.TestImages, context.Cancellation));
+            var uniform = new Ftwt { PredictorRate = 1, Target = FtwtTarget.Uniform, Ratio = NearestShare(net, reached.Macs) };
+            Learned(Uniform, uniform);
+            Learned(Plain, method with { Softmax = false, PredictorRate = 0.1 });
+
+            void Learned(string arm, Ftwt own)
+            {
+                using VisionModel other = own.Gated(dense, seed);
+                own.Train(other, work, context.Cancellation);
+                Measure(arm, other, null);
+                Add(arm, Agreement, own.PredictorAgreement(other, bench.TestImages, context.Cancellation));
+            }
 
             // Another choice than the predictors', in training and in the test; predictors learn nothing.
             void Trained(string arm, Ftwt like, Func<GateLayer, Func<GateReading, Tensor>> decision)
@@ -112,6 +118,7 @@ public sealed class FtwtRecipe : Recipe
                     : Ftwt.Deciding(model, decision, () => GateMeter.Measure(model, bench.TestImages, cancellation: context.Cancellation));
                 Add(arm, Accuracy, accuracy.Top1);
                 Add(arm, Saving, done.Reduction);
+                Add(arm, Spread, 100 * (done.Most - done.Least) / done.Dense);
                 context.Progress.Say(FormattableString.Invariant($"  {setting}, {arm}: accuracy {accuracy.Top1:F2} %, saving {done.Reduction:F1} %"));
                 return done;
             }

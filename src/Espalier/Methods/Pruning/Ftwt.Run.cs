@@ -3,7 +3,6 @@ using Espalier.Evaluation;
 using Espalier.Models.Vision;
 using Espalier.Reporting;
 using Espalier.Runtime;
-using Espalier.Sparsity;
 using Espalier.Training;
 using static TorchSharp.torch;
 
@@ -39,7 +38,8 @@ public sealed partial record Ftwt
                 ("one image with closed filters skipped, ms", speed.Skipping),
             ];
             Write(context.Folder, net, estimate, work, figures);
-            return new VisionMethodResult(net, new Dictionary<string, SparsityMask>(), figures);
+            using var scope = NewDisposeScope();
+            return new VisionMethodResult(net, VisionMethodResult.Pack(Pruned(net)), figures);
         }
         catch
         {
@@ -48,13 +48,15 @@ public sealed partial record Ftwt
         }
     }
 
-    /// <summary>Trains a net with gates and their predictors, then the net around them.</summary>
+    /// <summary>Trains a net with gates and their predictors, then the net around them. Weights that were pruned to zero before stay zero.</summary>
     /// <param name="net">What <see cref="Gated"/> made, changed in place.</param>
     /// <param name="context">Images and training.</param>
     /// <param name="cancellation">Ends the work early.</param>
     public TrainingResult Train(VisionModel net, VisionMethodContext context, CancellationToken cancellation = default)
     {
         // In the paper the predictors have an optimiser of their own; here a group of the one there is.
+        using var scope = NewDisposeScope();
+        Dictionary<string, Tensor> masks = Pruned(net);
         int learning = (int)(Cooldown * context.Options.Steps);
         TrainingResult result = Phase(context.Options, learning, "training");
         if (FineTune > 0)
@@ -72,7 +74,7 @@ public sealed partial record Ftwt
             Objective = (model, batches) => new Objective(this, model, batches, options.Accumulation, until),
             Groups = name => name.Contains(".gate.", StringComparison.Ordinal) ? new ParameterGroup(PredictorRate / options.LearningRate, 0) : new ParameterGroup(),
             Progress = context.Progress,
-        }.Run(net, context.Images, null, cancellation);
+        }.Run(net, context.Images, masks, cancellation);
     }
 
     /// <summary>What the gates will save, known before they are trained: the targets' work on one pass in which every filter counts.</summary>
@@ -150,6 +152,13 @@ public sealed partial record Ftwt
         }
 
         return sum / seen;
+    }
+
+    // Keep masks of the weights that hold zeros: static pruning came before.
+    private static Dictionary<string, Tensor> Pruned(VisionModel net)
+    {
+        using var frozen = no_grad();
+        return net.Weights.Select(w => (w.WeightName, Keep: w.Weight.detach().ne(0))).Where(m => !m.Keep.all().item<bool>()).ToDictionary(m => m.WeightName, m => m.Keep, StringComparer.Ordinal);
     }
 
     private static void Write(string? folder, VisionModel net, GateWork estimate, GateWork work, IReadOnlyList<(string Name, double Value)> figures)

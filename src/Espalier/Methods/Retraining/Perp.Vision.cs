@@ -1,7 +1,6 @@
 using Espalier.Methods.Merging;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
-using Espalier.Sparsity;
 using Espalier.Training;
 using static TorchSharp.torch;
 

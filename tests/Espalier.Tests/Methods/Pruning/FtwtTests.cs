@@ -1,5 +1,6 @@
 using Espalier.Data;
 using Espalier.Evaluation;
+using Espalier.Methods.Merging;
 using Espalier.Methods.Pruning;
 using Espalier.Models;
 using Espalier.Models.Vision;
@@ -174,6 +175,18 @@ public sealed class FtwtTests
         GC.Collect();
         GC.WaitForPendingFinalizers();
         Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(before + 4);
+    }
+
+    [Fact]
+    public void What_static_pruning_made_zero_stays_zero()
+    {
+        using ImageTensors images = TinyImages.Corners(24);
+        using VisionModel net = TinyVision.Make(TinyVision.ResNet);
+        using var scope = NewDisposeScope();
+        MagnitudePruning.Prune(net, MagnitudePruning.All(net), 0.5, MagnitudeSelector.Uniform, new Seed(0));
+        using VisionMethodResult result = new Ftwt { Ratio = 0.9 }.Run(new VisionMethodContext { Model = net, Images = images, Options = Options, Batch = 8 });
+        result.Sparsity.ShouldBe(0.5, 0.01);
+        result.Net.Weights.Sum(w => w.Weight.eq(0).sum().item<long>()).ShouldBe(net.Weights.Sum(w => w.Weight.eq(0).sum().item<long>()));
     }
 
     [Fact]
