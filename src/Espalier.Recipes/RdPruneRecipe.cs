@@ -1,8 +1,8 @@
 using Espalier.Evaluation;
 using Espalier.Methods.Pruning;
 using Espalier.Models;
-using Espalier.Pruning.Measuring;
 using Espalier.Pruning;
+using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;

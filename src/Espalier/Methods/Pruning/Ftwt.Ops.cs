@@ -60,8 +60,16 @@ public sealed partial record Ftwt
         double[] flops = [.. now.Zip(before, (own, previous) => GateMeter.Macs(own, output.shape[2] * output.shape[3], previous, groups, weight.shape[2] * weight.shape[3]))];
         return new Dictionary<string, Tensor>
         {
-            ["out"] = output.detach(), ["logits"] = logits.detach(), ["target"] = fires, ["active"] = active, ["flops"] = tensor(flops), ["mask_loss"] = loss.detach(),
-            ["grad_conv"] = GradientOf(weight), ["grad_pred_weight"] = GradientOf(predictor), ["grad_pred_bias"] = GradientOf(bias), ["grad_x"] = GradientOf(x),
+            ["out"] = output.detach(),
+            ["logits"] = logits.detach(),
+            ["target"] = fires,
+            ["active"] = active,
+            ["flops"] = tensor(flops),
+            ["mask_loss"] = loss.detach(),
+            ["grad_conv"] = GradientOf(weight),
+            ["grad_pred_weight"] = GradientOf(predictor),
+            ["grad_pred_bias"] = GradientOf(bias),
+            ["grad_x"] = GradientOf(x),
         };
     }
 
