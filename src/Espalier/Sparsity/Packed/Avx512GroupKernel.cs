@@ -9,48 +9,64 @@ namespace Espalier.Sparsity.Packed;
 /// products.
 /// </summary>
 internal sealed class Avx512GroupKernel<TWeights> : Avx512IntegerKernel<TWeights>
-    where TWeights : struct, IGroups512
+    where TWeights : struct, IGroups512<TWeights>
 {
+    private static readonly unsafe sbyte* Eights = (sbyte*)Constants512.Keep(_ => 8);
+
     [SkipLocalsInit]
     public override unsafe (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x)
     {
-        int blocks = x.Blocks;
-        byte* v0 = Values(first, blocks), v1 = Values(second, blocks), place0 = first, place1 = second;
-        sbyte* codes = x.Codes;
-        float* scales0 = stackalloc float[BlockScales.Chunk], scales1 = stackalloc float[BlockScales.Chunk];
-        Vector512<float> sum0 = default, sum1 = default;
-        for (int start = 0; start < blocks; start += BlockScales.Chunk)
+        byte* v0 = Values(first, x.Blocks), v1 = Values(second, x.Blocks);
+        float* room0 = stackalloc float[BlockScales.Chunk], room1 = stackalloc float[BlockScales.Chunk];
+        float sum0 = 0, sum1 = 0;
+        for (int start = 0; start < x.Blocks; start += BlockScales.Chunk)
         {
-            int count = Math.Min(BlockScales.Chunk, blocks - start), b = 0;
-            Scales(first, x, 0, start, count, scales0);
-            Scales(second, x, 0, start, count, scales1);
-            for (; b + 2 <= count; b += 2)
+            int count = Math.Min(BlockScales.Chunk, x.Blocks - start), pairs = count / 2;
+            float* scales0 = Scales(first, x, 0, start, count, room0, ref sum0), scales1 = Scales(second, x, 0, start, count, room1, ref sum1);
+            byte* place0 = first + start * (long)TwoOfFour.BlockBytes, place1 = second + start * (long)TwoOfFour.BlockBytes;
+            (float one, float two) = TwoRows(place0, place1, v0, v1, x.Codes + start * 64L, scales0, scales1, pairs);
+            (sum0, sum1) = (sum0 + one, sum1 + two);
+            v0 += pairs * 2L * TWeights.ValueBytes;
+            v1 += pairs * 2L * TWeights.ValueBytes;
+            if (count % 2 == 1)
             {
-                Vector512<sbyte> low = Vector512.Load(codes), high = Vector512.Load(codes + 64);
-                sum0 = AddTwo(place0, v0, low, high, scales0 + b, sum0);
-                sum1 = AddTwo(place1, v1, low, high, scales1 + b, sum1);
-                place0 += 2 * TwoOfFour.BlockBytes;
-                place1 += 2 * TwoOfFour.BlockBytes;
-                v0 += 2 * TWeights.ValueBytes;
-                v1 += 2 * TWeights.ValueBytes;
-                codes += 128;
-            }
-
-            if (b < count)
-            {
-                long at = (start + b) * (long)RowCodec.Block;
-                sum0 = Add(TWeights.Take(place0, ref v0), x.Sizes + at, x.Signs + at, Vector512.Create(scales0[b]), sum0);
-                sum1 = Add(TWeights.Take(place1, ref v1), x.Sizes + at, x.Signs + at, Vector512.Create(scales1[b]), sum1);
+                long at = (start + count - 1) * (long)RowCodec.Block, place = (count - 1) * (long)TwoOfFour.BlockBytes;
+                (one, two) = Two(place0 + place, place1 + place, ref v0, ref v1, x.Sizes + at, x.Signs + at, scales0 + count - 1, scales1 + count - 1, 1);
+                (sum0, sum1) = (sum0 + one, sum1 + two);
             }
         }
 
-        return (Vector512.Sum(sum0), Vector512.Sum(sum1));
+        return (sum0, sum1);
+    }
+
+    // Without calls, see the base class.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static unsafe (float First, float Second) TwoRows(byte* place0, byte* place1, byte* v0, byte* v1, sbyte* codes, float* scales0, float* scales1, int pairs)
+    {
+        TWeights weights = TWeights.Load();
+        Columns512 columns = Columns512.Load();
+        Vector512<short> ones = Vector512.Load((short*)Ones);
+        Vector512<int> halves = Vector512.Load((int*)Halves);
+        Vector512<sbyte> eight = Vector512.Load(Eights);
+        Vector512<float> sum0 = default, sum1 = default;
+        for (int b = 0; b < pairs; b++)
+        {
+            Vector512<sbyte> low = Vector512.Load(codes), high = Vector512.Load(codes + 64);
+            sum0 = AddTwo(weights.TwoBlocks(v0), Avx512Vbmi.PermuteVar64x8x2(low, columns.At(place0).AsSByte(), high), eight, ones, Avx512F.PermuteVar4x32(Vector512.Create(((double*)scales0)[b]).AsSingle(), halves), sum0);
+            sum1 = AddTwo(weights.TwoBlocks(v1), Avx512Vbmi.PermuteVar64x8x2(low, columns.At(place1).AsSByte(), high), eight, ones, Avx512F.PermuteVar4x32(Vector512.Create(((double*)scales1)[b]).AsSingle(), halves), sum1);
+            place0 += 2 * TwoOfFour.BlockBytes;
+            place1 += 2 * TwoOfFour.BlockBytes;
+            v0 += 2 * TWeights.ValueBytes;
+            v1 += 2 * TWeights.ValueBytes;
+            codes += 128;
+        }
+
+        return (Constants512.Sum(sum0), Constants512.Sum(sum1));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static unsafe Vector512<float> AddTwo(byte* places, byte* values, Vector512<sbyte> low, Vector512<sbyte> high, float* scales, Vector512<float> sum)
+    private static Vector512<float> AddTwo(Vector512<sbyte> w, Vector512<sbyte> x, Vector512<sbyte> eight, Vector512<short> ones, Vector512<float> scales, Vector512<float> sum)
     {
-        Vector512<sbyte> w = TWeights.TwoBlocks(values), x = Avx512Vbmi.PermuteVar64x8x2(low, Groups512.Columns(places).AsSByte(), high);
         Vector512<short> dot;
         if (TWeights.ScaleCount == 0)
         {
@@ -59,10 +75,9 @@ internal sealed class Avx512GroupKernel<TWeights> : Avx512IntegerKernel<TWeights
         else
         {
             // Which inputs meet a value depends on the row, so that the 8 of code + 8 is taken off here.
-            dot = Avx512BW.MultiplyAddAdjacent(w.AsByte(), x) - Avx512BW.MultiplyAddAdjacent(Vector512.Create((byte)8), x);
+            dot = Avx512BW.MultiplyAddAdjacent(w.AsByte(), x) - Avx512BW.MultiplyAddAdjacent(eight.AsByte(), x);
         }
 
-        Vector512<float> by = Vector512.Create(Vector256.Create(scales[0]), Vector256.Create(scales[1]));
-        return Avx512F.FusedMultiplyAdd(Avx512F.ConvertToVector512Single(Avx512BW.MultiplyAddAdjacent(dot, Vector512<short>.One)), by, sum);
+        return Avx512F.FusedMultiplyAdd(Avx512F.ConvertToVector512Single(Avx512BW.MultiplyAddAdjacent(dot, ones)), scales, sum);
     }
 }
