@@ -6,7 +6,7 @@ namespace Espalier.PackedRoutes;
 /// <summary>The kernels as they are built in: every set, code and type on one thread, in cache and, when asked for, from memory.</summary>
 internal static class Kernels
 {
-    private const int Rows = 256, Columns = 2048, Copies = 100;
+    private static readonly int Rows = int.Parse(Environment.GetEnvironmentVariable("BENCH_ROWS") ?? "256"), Columns = int.Parse(Environment.GetEnvironmentVariable("BENCH_COLUMNS") ?? "2048"); private const int Copies = 100;
 
     /// <param name="only">The word for a set; null for all.</param>
     /// <param name="memory">Whether to measure from memory too, which takes a while to prepare.</param>

@@ -11,7 +11,7 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
     // A block's bytes and what is stored beyond the last.
     private const int Room = BlockScales.Chunk * RowCodec.Block + 64;
 
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x) => (One(first, x), One(second, x));
+    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x, byte* ahead) => (One(first, x), One(second, x));
 
     [SkipLocalsInit]
     public override void Four(byte* row, int columns, PackedInput x, int from, float* products)

@@ -70,7 +70,7 @@ internal readonly unsafe struct Dense256 : IPlaces256
 internal sealed unsafe class Avx2FloatKernel<TPlaces> : RowKernel
     where TPlaces : struct, IPlaces256
 {
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput input)
+    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput input, byte* ahead)
     {
         float* x = input.Values;
         int eighths = input.Blocks * 8;
@@ -123,7 +123,7 @@ internal sealed unsafe class Avx2HalfKernel<THalves, TPlaces> : RowKernel
     where THalves : struct, IHalves
     where TPlaces : struct, IPlaces256
 {
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput input)
+    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput input, byte* ahead)
     {
         float* x = input.Values, end = x + input.Blocks * RowCodec.Block;
         byte* v0 = first + input.Blocks * TPlaces.PlaceBytes, v1 = second + input.Blocks * TPlaces.PlaceBytes;

@@ -19,17 +19,18 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
     /// <summary>The first of two scales for the lower half of a vector, the second for the upper.</summary>
     protected static readonly unsafe byte* Halves = Constants512.Keep(i => i >= 32 && i % 4 == 0 ? 1 : 0);
 
+    public override bool ReadsAhead => true;
+
     [SkipLocalsInit]
-    public override unsafe (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x)
+    public override unsafe (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x, byte* ahead)
     {
         byte* v0 = Values(first, x.Blocks), v1 = Values(second, x.Blocks);
-        float* room0 = stackalloc float[Room], room1 = stackalloc float[Room];
+        float* room = stackalloc float[Room * 2];
         float sum0 = 0, sum1 = 0;
         for (int start = 0; start < x.Blocks; start += BlockScales.Chunk)
         {
             int count = Math.Min(BlockScales.Chunk, x.Blocks - start);
-            float* scales0 = Scales(first, x, 0, start, count, room0, ref sum0), scales1 = Scales(second, x, 0, start, count, room1, ref sum1);
-            (float one, float two) = Two(first + start * (long)TWeights.PlaceBytes, second + start * (long)TWeights.PlaceBytes, ref v0, ref v1, x.Sizes + start * 64L, Signs(x) + start * 64L, scales0, scales1, count);
+            (float one, float two) = Two(first, second, ref v0, ref v1, x, start, count, room, ref ahead);
             (sum0, sum1) = (sum0 + one, sum1 + two);
         }
 
@@ -63,21 +64,40 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
     // The loops stand alone, without calls: around a call every sum would go through the stack, at the cost of half the speed.
     [MethodImpl(MethodImplOptions.NoInlining)]
     protected static unsafe (float First, float Second) Two(
-        byte* place0, byte* place1, ref byte* values0, ref byte* values1, byte* sizes, sbyte* signs, float* scales0, float* scales1, int count)
+        byte* first, byte* second, ref byte* values0, ref byte* values1, PackedInput x, int start, int count, float* room, ref byte* ahead)
     {
+        long header = x.Blocks * (long)TWeights.PlaceBytes, place = start * (long)TWeights.PlaceBytes;
+        float* scales0 = x.Scales + start, scales1 = scales0;
+        Vector512<float> sum0 = default, sum1 = default;
+        if (TWeights.ScaleCount > 0)
+        {
+            long at = start * (long)TWeights.ScaleCount;
+            float* scales = (TWeights.ScaleCount == 1 ? x.Scales : x.HalfScales) + at, offsets = (TWeights.ScaleCount == 1 ? x.Offsets : x.HalfOffsets) + at;
+            scales0 = room;
+            scales1 = room + Room;
+            sum0 = BlockScales.MultiplyWide((ushort*)(first + header) + at, scales, offsets, count * TWeights.ScaleCount, scales0);
+            sum1 = BlockScales.MultiplyWide((ushort*)(second + header) + at, scales, offsets, count * TWeights.ScaleCount, scales1);
+            if (!TWeights.IsOffset)
+            {
+                sum0 = sum1 = default;
+            }
+        }
+
         TWeights weights = TWeights.Load();
         Vector512<short> ones = Vector512.Load((short*)Ones);
         Vector512<int> halves = Vector512.Load((int*)Halves);
-        byte* v0 = values0, v1 = values1;
-        Vector512<float> sum0 = default, sum1 = default;
-        for (int b = 0; b < count; b++, place0 += TWeights.PlaceBytes, place1 += TWeights.PlaceBytes, sizes += 64, signs += 64)
+        byte* v0 = values0, v1 = values1, place0 = first + place, place1 = second + place, sizes = x.Sizes + start * 64L, next = ahead;
+        sbyte* signs = Signs(x) + start * 64L;
+        for (int b = 0; b < count; b++, place0 += TWeights.PlaceBytes, place1 += TWeights.PlaceBytes, sizes += 64, signs += 64, next += TWeights.LinesAhead * 64)
         {
+            Constants512.Prefetch(next, TWeights.LinesAhead, near: TWeights.LinesAhead <= 2);
             sum0 = Add(weights.Take(place0, ref v0), sizes, signs, Scale(scales0, b, halves), ones, sum0);
             sum1 = Add(weights.Take(place1, ref v1), sizes, signs, Scale(scales1, b, halves), ones, sum1);
         }
 
         values0 = v0;
         values1 = v1;
+        ahead = next;
         return (Constants512.Sum(sum0), Constants512.Sum(sum1));
     }
 

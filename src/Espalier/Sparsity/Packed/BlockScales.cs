@@ -1,4 +1,6 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Espalier.Sparsity.Packed;
 
@@ -27,7 +29,7 @@ internal static unsafe class BlockScales
             sums += weights * Vector256.Load(offsets + i);
         }
 
-        float sum = Vector256.Sum(sums);
+        float sum = Vector128.Sum(sums.GetLower() + sums.GetUpper());
         for (; i < count; i++)
         {
             float weight = Quantiser.FromBFloat16(stored[i]);
@@ -36,5 +38,28 @@ internal static unsafe class BlockScales
         }
 
         return sum;
+    }
+
+    /// <summary>As <see cref="Multiply"/>, with the sum spread over lanes; made to stand in a loop without calls.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<float> MultiplyWide(ushort* stored, float* scales, float* offsets, int count, float* products)
+    {
+        Vector512<float> sums = default;
+        int i = 0;
+        for (; i + 16 <= count; i += 16)
+        {
+            Vector512<float> weights = (Avx512F.ConvertToVector512UInt32(Vector256.Load(stored + i)) << 16).AsSingle();
+            (weights * Vector512.Load(scales + i)).Store(products + i);
+            sums = Avx512F.FusedMultiplyAdd(weights, Vector512.Load(offsets + i), sums);
+        }
+
+        for (; i < count; i++)
+        {
+            float weight = BitConverter.UInt32BitsToSingle((uint)stored[i] << 16);
+            products[i] = weight * scales[i];
+            sums += Vector512.CreateScalar(weight * offsets[i]);
+        }
+
+        return sums;
     }
 }

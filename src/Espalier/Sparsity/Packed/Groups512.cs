@@ -31,6 +31,7 @@ internal readonly unsafe struct Columns512
             = (Vector512.Load(bytes), Vector512.Load(shifts), Vector512.Load(second), Vector512.Load(table), Vector512.Load(first), Vector512.Load(seven));
 
     /// <summary>With its constants in registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Columns512 Load() => new(Bytes, Shifts, Second, Table, Base, Sevens);
 
     /// <summary>The column of each of the 64 values of two blocks: 0 to 127.</summary>
@@ -62,6 +63,7 @@ internal readonly unsafe struct Orders512
             = (Vector512.Load(bytes), Vector512.Load(shifts), Vector512.Load(inGroup), Vector512.Load(table), Vector512.Load(first), Vector512.Load(seven));
 
     /// <summary>With its constants in registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Orders512 Load() => new(Bytes, Shifts, InGroup, Table, Base, Sevens);
 
     /// <summary>Of each of a block's 64 columns, which of the eight values of its 16 columns it has; 0x80 for none.</summary>

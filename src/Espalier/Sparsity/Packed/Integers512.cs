@@ -18,6 +18,9 @@ internal unsafe interface IIntegers512<TSelf>
     /// <summary>Whether weights come as code + 8, without a sign.</summary>
     static abstract bool IsOffset { get; }
 
+    /// <summary>The cache lines of two rows per block, rounded up for a matrix with half its weights.</summary>
+    static abstract int LinesAhead { get; }
+
     /// <summary>With its constants in registers.</summary>
     static abstract TSelf Load();
 
@@ -38,6 +41,9 @@ internal readonly unsafe struct MaskedBytes512 : IIntegers512<MaskedBytes512>
 
     public static bool IsOffset => false;
 
+    public static int LinesAhead => 2;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static MaskedBytes512 Load() => new(Bits512.OfBytes);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -63,6 +69,9 @@ internal readonly unsafe struct MaskedNibbles512 : IIntegers512<MaskedNibbles512
 
     public static bool IsOffset => true;
 
+    public static int LinesAhead => 1;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static MaskedNibbles512 Load() => new(Bits512.OfBytes, Nibbles512.Load(Nibbles512.Eights));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -83,6 +92,9 @@ internal readonly unsafe struct DenseBytes512 : IIntegers512<DenseBytes512>
 
     public static bool IsOffset => false;
 
+    public static int LinesAhead => 3;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static DenseBytes512 Load() => default;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -108,6 +120,9 @@ internal readonly unsafe struct DenseNibbles512 : IIntegers512<DenseNibbles512>
 
     public static bool IsOffset => true;
 
+    public static int LinesAhead => 2;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static DenseNibbles512 Load() => new(Nibbles512.Load(Halves));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -135,8 +150,11 @@ internal readonly unsafe struct GroupBytes512 : IGroups512<GroupBytes512>
 
     public static bool IsOffset => false;
 
+    public static int LinesAhead => 2;
+
     public static int ValueBytes => 32;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static GroupBytes512 Load() => new(Orders512.Load(), Vector512.Load((ulong*)Eights));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -172,8 +190,11 @@ internal readonly unsafe struct GroupNibbles512 : IGroups512<GroupNibbles512>
 
     public static bool IsOffset => false;
 
+    public static int LinesAhead => 1;
+
     public static int ValueBytes => 16;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static GroupNibbles512 Load() => new(Orders512.Load(), Nibbles512.Load(PairShifts));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -213,6 +234,7 @@ internal readonly unsafe struct Nibbles512
     public Vector512<byte> Eight { get; }
 
     /// <summary>With its constants in registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Nibbles512 Load(byte* shifts) => new(Vector512.Load(shifts));
 
     /// <summary>The lower half of each byte, two's complement, as code + 8.</summary>

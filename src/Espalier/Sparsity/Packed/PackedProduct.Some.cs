@@ -109,7 +109,7 @@ public sealed unsafe partial class PackedProduct
                 for (int i = first; i < end; i += 2)
                 {
                     int a = chosen[i], b = chosen[Math.Min(i + 1, end - 1)];
-                    (float one, float two) = kernel.Pair(stream + starts[a] * 8L, stream + starts[b] * 8L, columns, input);
+                    (float one, float two) = kernel.Pair(stream + starts[a] * 8L, stream + starts[b] * 8L, columns, input, stream + starts[i + 2 < end ? chosen[i + 2] : b] * 8L);
                     output[a] = one * scales[a];
                     output[b] = two * scales[b];
                 }

@@ -147,11 +147,17 @@ public sealed unsafe partial class PackedProduct : IDisposable
 
         if (count == 1)
         {
+            bool readsAhead = kernel.ReadsAhead;
             for (int r = first; r < end; r += 2)
             {
                 int next = Math.Min(r + 1, end - 1);
-                Prefetch(stream + starts[Math.Min(r + 2, end)] * 8L, stream + starts[Math.Min(r + 4, end)] * 8L);
-                (float a, float b) = kernel.Pair(stream + starts[r] * 8L, stream + starts[next] * 8L, columns, input);
+                byte* ahead = stream + starts[Math.Min(r + 2, end)] * 8L;
+                if (!readsAhead)
+                {
+                    Prefetch(ahead, stream + starts[Math.Min(r + 4, end)] * 8L);
+                }
+
+                (float a, float b) = kernel.Pair(stream + starts[r] * 8L, stream + starts[next] * 8L, columns, input, ahead);
                 output[r] = a * scales[r];
                 output[next] = b * scales[next];
             }

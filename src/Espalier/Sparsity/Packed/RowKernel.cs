@@ -8,8 +8,12 @@ internal abstract unsafe class RowKernel
     /// <param name="second">Another row (or the same).</param>
     /// <param name="columns">The width of the matrix.</param>
     /// <param name="x">The input.</param>
+    /// <param name="ahead">The rows that come next: what is to be fetched into the cache meanwhile, where <see cref="ReadsAhead"/>.</param>
     /// <returns>Both products, without the rows' own scales.</returns>
-    public abstract (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x);
+    public abstract (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x, byte* ahead);
+
+    /// <summary>Whether <see cref="Pair"/> itself fetches the rows that come next.</summary>
+    public virtual bool ReadsAhead => false;
 
     /// <summary>One row with four vectors.</summary>
     /// <param name="row">The row.</param>

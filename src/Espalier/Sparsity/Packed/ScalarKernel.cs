@@ -8,7 +8,7 @@ internal sealed unsafe class ScalarKernel(MatrixCode code, PackedType type) : Ro
     private readonly MatrixCode code = code;
     private readonly PackedType type = type;
 
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x) =>
+    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x, byte* ahead) =>
         (One(first, columns, x, 0), One(second, columns, x, 0));
 
     public override void Four(byte* row, int columns, PackedInput x, int from, float* products)
