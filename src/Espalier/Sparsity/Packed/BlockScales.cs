@@ -17,7 +17,12 @@ internal static unsafe class BlockScales
     /// <param name="count">How many.</param>
     /// <param name="products">Room for them.</param>
     /// <returns>The sum of stored scales × offsets.</returns>
-    public static float Multiply(ushort* stored, float* scales, float* offsets, int count, float* products)
+    public static float Multiply(ushort* stored, float* scales, float* offsets, int count, float* products) =>
+        Vector256.Sum(MultiplySpread(stored, scales, offsets, count, products));
+
+    /// <summary>As <see cref="Multiply"/>, with the sum spread over lanes; made to stand in a loop without calls.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector256<float> MultiplySpread(ushort* stored, float* scales, float* offsets, int count, float* products)
     {
         Vector256<float> sums = default;
         int i = 0;
@@ -29,18 +34,17 @@ internal static unsafe class BlockScales
             sums += weights * Vector256.Load(offsets + i);
         }
 
-        float sum = Vector128.Sum(sums.GetLower() + sums.GetUpper());
         for (; i < count; i++)
         {
-            float weight = Quantiser.FromBFloat16(stored[i]);
+            float weight = Weight(stored[i]);
             products[i] = weight * scales[i];
-            sum += weight * offsets[i];
+            sums += Vector256.CreateScalar(weight * offsets[i]);
         }
 
-        return sum;
+        return sums;
     }
 
-    /// <summary>As <see cref="Multiply"/>, with the sum spread over lanes; made to stand in a loop without calls.</summary>
+    /// <summary>The same in vectors of 16.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> MultiplyWide(ushort* stored, float* scales, float* offsets, int count, float* products)
     {
@@ -55,11 +59,14 @@ internal static unsafe class BlockScales
 
         for (; i < count; i++)
         {
-            float weight = BitConverter.UInt32BitsToSingle((uint)stored[i] << 16);
+            float weight = Weight(stored[i]);
             products[i] = weight * scales[i];
             sums += Vector512.CreateScalar(weight * offsets[i]);
         }
 
         return sums;
     }
+
+    // bfloat16 is the upper half of a float32.
+    private static float Weight(ushort stored) => BitConverter.UInt32BitsToSingle((uint)stored << 16);
 }
