@@ -5,13 +5,13 @@ using System.Runtime.Intrinsics.X86;
 namespace Espalier.Sparsity.Packed;
 
 /// <summary>int8 and int4 weights by inputs in 8 bits (maddubs, madd): sizes of inputs times weights with their signs, or inputs times code + 8.</summary>
-internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
+internal sealed unsafe class Avx2IntegerKernel<TWeights> : PairKernel
     where TWeights : struct, IIntegers256
 {
     // A block's bytes and what is stored beyond the last.
     private const int Room = BlockScales.Chunk * RowCodec.Block + 64;
 
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x, byte* ahead) => (One(first, x), One(second, x));
+    protected override (float First, float Second) Pair(byte* first, byte* second, PackedInput x, byte* ahead) => (One(first, x), One(second, x));
 
     [SkipLocalsInit]
     public override void Four(byte* row, int columns, PackedInput x, int from, float* products)

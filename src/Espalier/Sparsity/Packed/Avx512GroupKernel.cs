@@ -14,68 +14,67 @@ internal sealed class Avx512GroupKernel<TWeights> : Avx512IntegerKernel<TWeights
     private static readonly unsafe sbyte* Eights = (sbyte*)Constants512.Keep(_ => 8);
 
     [SkipLocalsInit]
-    public override unsafe (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x, byte* ahead)
+    public override unsafe void Rows(in RowSet rows, int first, int end)
     {
-        byte* v0 = Values(first, x.Blocks), v1 = Values(second, x.Blocks);
-        float* room = stackalloc float[BlockScales.Chunk * 4];
-        float sum0 = 0, sum1 = 0;
-        for (int start = 0; start < x.Blocks; start += BlockScales.Chunk)
-        {
-            int count = Math.Min(BlockScales.Chunk, x.Blocks - start);
-            (float one, float two) = TwoRows(first, second, ref v0, ref v1, x, start, count, room, ref ahead);
-            (sum0, sum1) = (sum0 + one, sum1 + two);
-            if (count % 2 == 1)
-            {
-                (one, two) = Two(first, second, ref v0, ref v1, x, start + count - 1, 1, room, ref ahead);
-                (sum0, sum1) = (sum0 + one, sum1 + two);
-            }
-        }
-
-        return (sum0, sum1);
+        float* room = stackalloc float[BlockScales.Chunk * 2];
+        Pairs(rows, first, end, room);
     }
 
-    // Without calls, see the base class. Two blocks at a time; one that is left over remains.
+    // Without calls, see the base class. Two blocks at a time, and then one that is left over.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static unsafe (float First, float Second) TwoRows(
-        byte* first, byte* second, ref byte* values0, ref byte* values1, PackedInput x, int start, int count, float* room, ref byte* ahead)
+    private static unsafe void Pairs(in RowSet rows, int first, int end, float* room)
     {
-        long header = x.Blocks * (long)TwoOfFour.BlockBytes;
-        float* scales0 = x.Scales + start, scales1 = scales0;
-        if (TWeights.ScaleCount > 0)
-        {
-            scales0 = room;
-            scales1 = room + BlockScales.Chunk;
-            BlockScales.MultiplyWide((ushort*)(first + header) + start, x.Scales + start, x.Offsets + start, count, scales0);
-            BlockScales.MultiplyWide((ushort*)(second + header) + start, x.Scales + start, x.Offsets + start, count, scales1);
-        }
-
+        PackedInput x = rows.X;
         TWeights weights = TWeights.Load();
         Columns512 columns = Columns512.Load();
         Vector512<short> ones = Vector512.Load((short*)Ones);
         Vector512<int> halves = Vector512.Load((int*)Halves);
         Vector512<sbyte> eight = Vector512.Load(Eights);
-        Vector512<float> sum0 = default, sum1 = default;
-        byte* v0 = values0, v1 = values1, place0 = first + start * (long)TwoOfFour.BlockBytes, place1 = second + start * (long)TwoOfFour.BlockBytes, next = ahead;
-        sbyte* codes = x.Codes + start * 64L;
-        for (int b = 0; b < count / 2; b++)
+        for (int i = first; i < end; i += 2)
         {
-            Constants512.Prefetch(next, TWeights.LinesAhead * 2, near: true);
-            Vector512<sbyte> low = Vector512.Load(codes), high = Vector512.Load(codes + 64);
-            Vector512<float> by0 = Avx512F.PermuteVar4x32(Vector512.Create(((double*)scales0)[b]).AsSingle(), halves), by1 = Avx512F.PermuteVar4x32(Vector512.Create(((double*)scales1)[b]).AsSingle(), halves);
-            sum0 = AddTwo(weights.TwoBlocks(v0), Avx512Vbmi.PermuteVar64x8x2(low, columns.At(place0).AsSByte(), high), eight, ones, by0, sum0);
-            sum1 = AddTwo(weights.TwoBlocks(v1), Avx512Vbmi.PermuteVar64x8x2(low, columns.At(place1).AsSByte(), high), eight, ones, by1, sum1);
-            place0 += 2 * TwoOfFour.BlockBytes;
-            place1 += 2 * TwoOfFour.BlockBytes;
-            v0 += 2 * TWeights.ValueBytes;
-            v1 += 2 * TWeights.ValueBytes;
-            codes += 128;
-            next += TWeights.LinesAhead * 128;
-        }
+            int a = rows.Row(i), b = rows.Row(Math.Min(i + 1, end - 1));
+            byte* place0 = rows.At(a), place1 = rows.At(b), next = rows.Ahead(i + 2, end), v0 = Values(place0, x.Blocks), v1 = Values(place1, x.Blocks);
+            ushort* stored0 = (ushort*)(place0 + x.Blocks * (long)TwoOfFour.BlockBytes), stored1 = (ushort*)(place1 + x.Blocks * (long)TwoOfFour.BlockBytes);
+            sbyte* codes = x.Codes;
+            Vector512<float> sum0 = default, sum1 = default;
+            for (int start = 0; start < x.Blocks; start += BlockScales.Chunk)
+            {
+                int count = Math.Min(BlockScales.Chunk, x.Blocks - start);
+                float* scales0 = x.Scales + start, scales1 = scales0;
+                if (TWeights.ScaleCount > 0)
+                {
+                    scales0 = room;
+                    scales1 = room + BlockScales.Chunk;
+                    BlockScales.MultiplyWide(stored0 + start, x.Scales + start, x.Offsets + start, count, scales0);
+                    BlockScales.MultiplyWide(stored1 + start, x.Scales + start, x.Offsets + start, count, scales1);
+                }
 
-        values0 = v0;
-        values1 = v1;
-        ahead = next;
-        return (Constants512.Sum(sum0), Constants512.Sum(sum1));
+                int block = 0;
+                for (; block + 2 <= count; block += 2, codes += 128, next += TWeights.LinesAhead * 128)
+                {
+                    Constants512.Prefetch(next, TWeights.LinesAhead * 2, near: true);
+                    Vector512<sbyte> low = Vector512.Load(codes), high = Vector512.Load(codes + 64);
+                    Vector512<float> by0 = Avx512F.PermuteVar4x32(Vector512.Create(*(double*)(scales0 + block)).AsSingle(), halves);
+                    Vector512<float> by1 = Avx512F.PermuteVar4x32(Vector512.Create(*(double*)(scales1 + block)).AsSingle(), halves);
+                    sum0 = AddTwo(weights.TwoBlocks(v0), Avx512Vbmi.PermuteVar64x8x2(low, columns.At(place0).AsSByte(), high), eight, ones, by0, sum0);
+                    sum1 = AddTwo(weights.TwoBlocks(v1), Avx512Vbmi.PermuteVar64x8x2(low, columns.At(place1).AsSByte(), high), eight, ones, by1, sum1);
+                    place0 += 2 * TwoOfFour.BlockBytes;
+                    place1 += 2 * TwoOfFour.BlockBytes;
+                    v0 += 2 * TWeights.ValueBytes;
+                    v1 += 2 * TWeights.ValueBytes;
+                }
+
+                if (block < count)
+                {
+                    long at = (start + block) * 64L;
+                    sum0 = Add(weights.Take(place0, ref v0), x.Sizes + at, x.Signs + at, Vector512.Create(scales0[block]), ones, sum0);
+                    sum1 = Add(weights.Take(place1, ref v1), x.Sizes + at, x.Signs + at, Vector512.Create(scales1[block]), ones, sum1);
+                }
+            }
+
+            rows.Output[a] = Constants512.Sum(sum0) * rows.Scales[a];
+            rows.Output[b] = Constants512.Sum(sum1) * rows.Scales[b];
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -19,22 +19,11 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
     /// <summary>The first of two scales for the lower half of a vector, the second for the upper.</summary>
     protected static readonly unsafe byte* Halves = Constants512.Keep(i => i >= 32 && i % 4 == 0 ? 1 : 0);
 
-    public override bool ReadsAhead => true;
-
     [SkipLocalsInit]
-    public override unsafe (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x, byte* ahead)
+    public override unsafe void Rows(in RowSet rows, int first, int end)
     {
-        byte* v0 = Values(first, x.Blocks), v1 = Values(second, x.Blocks);
         float* room = stackalloc float[Room * 2];
-        float sum0 = 0, sum1 = 0;
-        for (int start = 0; start < x.Blocks; start += BlockScales.Chunk)
-        {
-            int count = Math.Min(BlockScales.Chunk, x.Blocks - start);
-            (float one, float two) = Two(first, second, ref v0, ref v1, x, start, count, room, ref ahead);
-            (sum0, sum1) = (sum0 + one, sum1 + two);
-        }
-
-        return (sum0, sum1);
+        Pairs(rows, first, end, room);
     }
 
     [SkipLocalsInit]
@@ -61,44 +50,53 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
         }
     }
 
-    // The loops stand alone, without calls: around a call every sum would go through the stack, at the cost of half the speed.
+    // Loops stand alone, without calls: around a call every sum would go through the stack, at the cost of half the speed. Two rows go
+    // together, so that two streams are in flight and each input is loaded once.
     [MethodImpl(MethodImplOptions.NoInlining)]
-    protected static unsafe (float First, float Second) Two(
-        byte* first, byte* second, ref byte* values0, ref byte* values1, PackedInput x, int start, int count, float* room, ref byte* ahead)
+    private static unsafe void Pairs(in RowSet rows, int first, int end, float* room)
     {
-        long header = x.Blocks * (long)TWeights.PlaceBytes, place = start * (long)TWeights.PlaceBytes;
-        float* scales0 = x.Scales + start, scales1 = scales0;
-        Vector512<float> sum0 = default, sum1 = default;
-        if (TWeights.ScaleCount > 0)
-        {
-            long at = start * (long)TWeights.ScaleCount;
-            float* scales = (TWeights.ScaleCount == 1 ? x.Scales : x.HalfScales) + at, offsets = (TWeights.ScaleCount == 1 ? x.Offsets : x.HalfOffsets) + at;
-            scales0 = room;
-            scales1 = room + Room;
-            sum0 = BlockScales.MultiplyWide((ushort*)(first + header) + at, scales, offsets, count * TWeights.ScaleCount, scales0);
-            sum1 = BlockScales.MultiplyWide((ushort*)(second + header) + at, scales, offsets, count * TWeights.ScaleCount, scales1);
-            if (!TWeights.IsOffset)
-            {
-                sum0 = sum1 = default;
-            }
-        }
-
+        PackedInput x = rows.X;
         TWeights weights = TWeights.Load();
         Vector512<short> ones = Vector512.Load((short*)Ones);
         Vector512<int> halves = Vector512.Load((int*)Halves);
-        byte* v0 = values0, v1 = values1, place0 = first + place, place1 = second + place, sizes = x.Sizes + start * 64L, next = ahead;
-        sbyte* signs = Signs(x) + start * 64L;
-        for (int b = 0; b < count; b++, place0 += TWeights.PlaceBytes, place1 += TWeights.PlaceBytes, sizes += 64, signs += 64, next += TWeights.LinesAhead * 64)
+        for (int i = first; i < end; i += 2)
         {
-            Constants512.Prefetch(next, TWeights.LinesAhead, near: TWeights.LinesAhead <= 2);
-            sum0 = Add(weights.Take(place0, ref v0), sizes, signs, Scale(scales0, b, halves), ones, sum0);
-            sum1 = Add(weights.Take(place1, ref v1), sizes, signs, Scale(scales1, b, halves), ones, sum1);
-        }
+            int a = rows.Row(i), b = rows.Row(Math.Min(i + 1, end - 1));
+            byte* place0 = rows.At(a), place1 = rows.At(b), next = rows.Ahead(i + 2, end), v0 = Values(place0, x.Blocks), v1 = Values(place1, x.Blocks);
+            ushort* stored0 = (ushort*)(place0 + x.Blocks * (long)TWeights.PlaceBytes), stored1 = (ushort*)(place1 + x.Blocks * (long)TWeights.PlaceBytes);
+            Vector512<float> sum0 = default, sum1 = default;
+            for (int start = 0; start < x.Blocks; start += BlockScales.Chunk)
+            {
+                int count = Math.Min(BlockScales.Chunk, x.Blocks - start);
+                float* scales0 = x.Scales + start, scales1 = scales0;
+                if (TWeights.ScaleCount > 0)
+                {
+                    int at = start * TWeights.ScaleCount;
+                    float* scales = (TWeights.ScaleCount == 1 ? x.Scales : x.HalfScales) + at, offsets = (TWeights.ScaleCount == 1 ? x.Offsets : x.HalfOffsets) + at;
+                    scales0 = room;
+                    scales1 = room + Room;
+                    Vector512<float> more0 = BlockScales.MultiplyWide(stored0 + at, scales, offsets, count * TWeights.ScaleCount, scales0);
+                    Vector512<float> more1 = BlockScales.MultiplyWide(stored1 + at, scales, offsets, count * TWeights.ScaleCount, scales1);
+                    if (TWeights.IsOffset)
+                    {
+                        sum0 += more0;
+                        sum1 += more1;
+                    }
+                }
 
-        values0 = v0;
-        values1 = v1;
-        ahead = next;
-        return (Constants512.Sum(sum0), Constants512.Sum(sum1));
+                byte* sizes = x.Sizes + start * 64L;
+                sbyte* signs = Signs(x) + start * 64L;
+                for (int block = 0; block < count; block++, place0 += TWeights.PlaceBytes, place1 += TWeights.PlaceBytes, sizes += 64, signs += 64, next += TWeights.LinesAhead * 64)
+                {
+                    Constants512.Prefetch(next, TWeights.LinesAhead, near: TWeights.LinesAhead <= 2);
+                    sum0 = Add(weights.Take(place0, ref v0), sizes, signs, Scale(scales0, block, halves), ones, sum0);
+                    sum1 = Add(weights.Take(place1, ref v1), sizes, signs, Scale(scales1, block, halves), ones, sum1);
+                }
+            }
+
+            rows.Output[a] = Constants512.Sum(sum0) * rows.Scales[a];
+            rows.Output[b] = Constants512.Sum(sum1) * rows.Scales[b];
+        }
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]

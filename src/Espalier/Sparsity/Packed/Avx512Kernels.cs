@@ -167,12 +167,12 @@ internal readonly unsafe struct Dense512 : IPlaces512<Dense512>
 }
 
 /// <summary>float32 weights.</summary>
-internal sealed unsafe class Avx512FloatKernel<TPlaces> : RowKernel
+internal sealed unsafe class Avx512FloatKernel<TPlaces> : PairKernel
     where TPlaces : struct, IPlaces512<TPlaces>
 {
-    public override bool ReadsAhead => true;
+    protected override bool ReadsAhead => true;
 
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput input, byte* ahead)
+    protected override (float First, float Second) Pair(byte* first, byte* second, PackedInput input, byte* ahead)
     {
         TPlaces places = TPlaces.Load();
         float* x = input.Values;
@@ -225,13 +225,13 @@ internal sealed unsafe class Avx512FloatKernel<TPlaces> : RowKernel
 }
 
 /// <summary>16-bit weights.</summary>
-internal sealed unsafe class Avx512HalfKernel<THalves, TPlaces> : RowKernel
+internal sealed unsafe class Avx512HalfKernel<THalves, TPlaces> : PairKernel
     where THalves : struct, IHalves
     where TPlaces : struct, IPlaces512<TPlaces>
 {
-    public override bool ReadsAhead => true;
+    protected override bool ReadsAhead => true;
 
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput input, byte* ahead)
+    protected override (float First, float Second) Pair(byte* first, byte* second, PackedInput input, byte* ahead)
     {
         TPlaces places = TPlaces.Load();
         float* x = input.Values, end = x + input.Blocks * RowCodec.Block;
