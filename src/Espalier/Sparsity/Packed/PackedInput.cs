@@ -14,6 +14,8 @@ internal sealed unsafe class PackedInput : IDisposable
 {
     private nuint room;
     private byte* memory;
+    private int[] last = [];
+    private (bool Integers, bool Floats, int Columns) lastKind = (false, false, -1);
 
     /// <summary>The blocks of one vector.</summary>
     public int Blocks { get; private set; }
@@ -49,9 +51,15 @@ internal sealed unsafe class PackedInput : IDisposable
     /// <param name="count">How many.</param>
     public void Arrange(PackedType type, float* x, int columns, int count)
     {
+        if (count == 1 && IsArranged(type, x, columns))
+        {
+            return;
+        }
+
         Blocks = RowCodec.Blocks(columns);
         nuint width = (nuint)Blocks * RowCodec.Block, padded = count == 1 ? 1u : ((nuint)count + 3) / 4 * 4, all = width * padded;
         bool integers = PackedTypes.IsInteger(type);
+        lastKind = count == 1 ? lastKind : (false, false, -1);
         Reserve(all * 4 + 64);
         Values = (float*)memory;
         Sizes = memory;
@@ -86,9 +94,30 @@ internal sealed unsafe class PackedInput : IDisposable
         }
     }
 
+    // Queries, keys and values are made of one vector, so are both halves of gated neurons: to compare is far cheaper than to arrange again.
+    private bool IsArranged(PackedType type, float* x, int columns)
+    {
+        var kind = (PackedTypes.IsInteger(type), type is PackedType.Float32, columns);
+        var now = MemoryMarshal.Cast<byte, int>(new ReadOnlySpan<byte>(x, columns * sizeof(float)));
+        if (kind == lastKind && now.SequenceEqual(last.AsSpan(0, columns)))
+        {
+            return true;
+        }
+
+        if (last.Length < columns)
+        {
+            last = new int[columns];
+        }
+
+        now.CopyTo(last);
+        lastKind = kind;
+        return false;
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
+        lastKind = (false, false, -1);
         NativeMemory.AlignedFree(memory);
         memory = null;
         room = 0;
