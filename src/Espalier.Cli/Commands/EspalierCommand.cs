@@ -51,6 +51,7 @@ internal static class CommandList
         new DownloadCommand(),
         new VerifyCommand(),
         new SynthesizeCommand(),
+        new StudioCommand(),
         new DoctorCommand(),
     ];
 }
