@@ -34,6 +34,9 @@ public sealed record StudioOptions
     /// <summary>How many runs may work at the same time; others wait. Default 1.</summary>
     public int RunsAtOnce { get; init; } = 1;
 
+    /// <summary>The run store, in the words of ESPALIER_RUNS; null takes what that variable says.</summary>
+    public string? Runs { get; init; }
+
     /// <summary>How mail is sent; null sends none.</summary>
     public MailOptions? Mail { get; init; }
 

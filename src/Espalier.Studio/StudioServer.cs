@@ -6,6 +6,7 @@ using Espalier.Runtime;
 using Espalier.Studio.Api;
 using Espalier.Studio.Layout;
 using Espalier.Studio.Models;
+using Espalier.Studio.Runs;
 using Espalier.Studio.Safety;
 using Espalier.Studio.Systems;
 using Microsoft.AspNetCore.Builder;
@@ -105,6 +106,13 @@ public sealed class StudioServer : IAsyncDisposable
         services.AddSingleton<TextBench>();
         services.AddSingleton<ToolProcess>();
         services.AddSingleton<DoctorVisit>();
+        services.AddSingleton<RunShelf>();
+        services.AddSingleton<RunFeed>();
+        services.AddSingleton<RunStarter>();
+        services.AddHostedService(provider => provider.GetRequiredService<RunStarter>());
+        services.AddSingleton<TextShelf>();
+        services.AddSingleton<PlanDesk>();
+        services.AddSingleton<PartOptions>();
         services.AddDataProtection().SetApplicationName("espalier-studio").UseEphemeralDataProtectionProvider();
         services.AddAntiforgery(a =>
         {
@@ -134,6 +142,7 @@ public sealed class StudioServer : IAsyncDisposable
         });
 
         WebApplication app = builder.Build();
+        app.Services.GetRequiredService<ModelShelf>().Outputs = app.Services.GetRequiredService<RunShelf>().Outputs;
         app.UseMiddleware<ErrorSentences>();
         app.UseMiddleware<SecurityHeaders>();
         app.UseMiddleware<HostGuard>();

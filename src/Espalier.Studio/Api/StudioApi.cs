@@ -40,6 +40,7 @@ internal static class StudioApi
         Models(api.MapGroup("/models").WithTags("Models"));
         api.MapGet("/doctor", (DoctorVisit doctor, bool? anew, CancellationToken cancellation) => doctor.AskAsync(anew ?? false, cancellation))
             .WithTags("Doctor").WithName("GetDoctor").WithSummary("What the doctor says of this machine.");
+        RunsApi.Map(api);
         api.MapFallback(() => TypedResults.NotFound(new ApiError("The API has no such address; /openapi/v1.json lists all.")));
     }
 

@@ -199,3 +199,179 @@ for (const place of $$('[data-generate]')) {
     write.disabled = false; stop.hidden = true;
   });
 }
+
+// ── Lists that go on by themselves ─────────────────────────────────────────
+for (const part of $$('[data-refresh]')) {
+  const selector = `#${part.id}`;
+  const again = async () => {
+    const now = $(selector);
+    // Whoever is choosing or reading with the keyboard is not disturbed.
+    if (!document.hidden && now && !now.contains(document.activeElement) && !$('input:checked', now)) {
+      try { await swap(location.href, selector); } catch { /* the studio is away for a moment */ }
+    }
+    setTimeout(again, +part.dataset.refresh * 1000);
+  };
+  setTimeout(again, +part.dataset.refresh * 1000);
+}
+
+// ── A run as it goes ───────────────────────────────────────────────────────
+function chart(name) {
+  const wide = 480, high = 200, left = 46, bottom = 22, top = 10, right = 8;
+  const now = make('span', { class: 'now' }), svg = make('svg', { viewBox: `0 0 ${wide} ${high}`, role: 'img', tabindex: '0' });
+  const element = make('figure', { class: 'chart' }, make('figcaption', {}, make('h3', {}, name), now), svg);
+  let points = [];
+  const draw = () => {
+    const finite = points.filter(p => p.value != null && isFinite(p.value));
+    if (!finite.length) return;
+    let [x0, x1] = [finite[0].step, finite[0].step], [y0, y1] = [Infinity, -Infinity];
+    for (const p of finite) { x0 = Math.min(x0, p.step); x1 = Math.max(x1, p.step); y0 = Math.min(y0, p.value); y1 = Math.max(y1, p.value); }
+    if (y0 === y1) { const half = Math.abs(y0) * 0.1 || 1; y0 -= half; y1 += half; }
+    const x = v => left + (wide - left - right) * (x1 === x0 ? 0.5 : (v - x0) / (x1 - x0)), y = v => top + (high - top - bottom) * (1 - (v - y0) / (y1 - y0));
+    svg.replaceChildren();
+    for (let i = 0; i <= 3; i++) {
+      const v = y0 + (y1 - y0) * i / 3;
+      svg.append(make('line', { x1: left, x2: wide - right, y1: y(v), y2: y(v), class: i ? 'grid' : 'base' }), make('text', { x: left - 7, y: y(v) + 4, 'text-anchor': 'end', class: 'tick' }, number(+v.toPrecision(3))));
+    }
+    for (const [v, anchor] of x1 === x0 ? [[x0, 'middle']] : [[x0, 'start'], [x1, 'end']]) svg.append(make('text', { x: x(v), y: high - 5, 'text-anchor': anchor, class: 'tick' }, number(v)));
+    const path = list => list.map((p, i) => `${i ? 'L' : 'M'}${x(p.step).toFixed(1)} ${y(p.value).toFixed(1)}`).join('');
+    const g = make('g', { class: 'leaf' });
+    if (finite.length > 12) {
+      let mean = finite[0].value;
+      const keep = Math.min(0.95, 1 - 8 / finite.length), smooth = finite.map(p => ({ step: p.step, value: mean = mean * keep + p.value * (1 - keep) }));
+      g.append(make('path', { d: path(finite), class: 'line faint' }), make('path', { d: path(smooth), class: 'line' }));
+    } else g.append(make('path', { d: path(finite), class: 'line' }), ...finite.map(p => make('circle', { cx: x(p.step), cy: y(p.value), r: 3, class: 'dot shown' })));
+    svg.append(g);
+    const last = finite[finite.length - 1];
+    now.textContent = number(last.value);
+    svg.setAttribute('aria-label', `${name}: ${number(finite[0].value)} at ${finite[0].step}, now ${number(last.value)} at ${last.step}`);
+    svg.onpointermove = event => {
+      const box = svg.getBoundingClientRect(), at = (event.clientX - box.left) / box.width * wide;
+      const near = finite.reduce((a, b) => Math.abs(x(b.step) - at) < Math.abs(x(a.step) - at) ? b : a);
+      $$('.cursor', svg).forEach(e => e.remove());
+      svg.append(make('line', { x1: x(near.step), x2: x(near.step), y1: top, y2: high - bottom, class: 'cursor' }));
+      now.textContent = `${number(near.value)} at ${near.step}`;
+    };
+    svg.onpointerleave = () => { $$('.cursor', svg).forEach(e => e.remove()); now.textContent = number(last.value); };
+  };
+  return { element, draw, add(p) { points.push(p); if (points.length > 3000) points = points.filter((_, i) => i % 2); }, count: () => points.length };
+}
+for (const place of $$('[data-run]')) {
+  const id = place.dataset.run, charts = new Map(), holder = $('[data-charts]', place), log = $('[data-log]', place), first = place.dataset.state;
+  const source = new EventSource(`/api/v1/runs/${id}/events`);
+  const on = (name, act) => source.addEventListener(name, event => act(JSON.parse(event.data)));
+  on('reset', () => { charts.clear(); holder.replaceChildren(); log.replaceChildren(); });
+  on('run', state => {
+    const bar = $('[data-bar]', place);
+    if (bar) {
+      const share = Math.round((state.progress ?? 0) * 100);
+      bar.style.setProperty('--done', `${share}%`);
+      bar.setAttribute('aria-valuenow', share);
+      $('[data-doing]', place).textContent = state.doing || (state.state === 'queued' ? 'waits for its turn' : 'at work');
+      $('[data-percent]', place).textContent = state.progress == null ? '' : `${share} %`;
+    }
+    // What is new with another state (buttons, figures, files) comes with the page.
+    if (state.state !== first) { source.close(); announce(`The run is ${state.state}.`); setTimeout(() => location.reload(), 300); }
+  });
+  on('metrics', points => {
+    const changed = new Set();
+    for (const point of points) {
+      if (!charts.has(point.metric)) charts.set(point.metric, chart(point.metric));
+      const one = charts.get(point.metric);
+      one.add(point);
+      changed.add(one);
+    }
+    for (const one of changed) if (one.count() > 1) { if (!one.element.isConnected) holder.append(one.element); one.draw(); }
+  });
+  on('log', lines => {
+    const below = log.scrollTop + log.clientHeight >= log.scrollHeight - 30;
+    for (const line of lines) log.append(make('div', { class: line.level }, line.text));
+    while (log.childElementCount > 1000) log.firstElementChild.remove();
+    if (below) log.scrollTop = log.scrollHeight;
+  });
+  on('end', () => source.close());
+  addEventListener('pagehide', () => source.close());
+  place.addEventListener('click', async event => {
+    const button = event.target.closest('[data-act],[data-untag]');
+    if (!button) return;
+    try {
+      if (button.dataset.untag) { await api(`/runs/${id}/tags`, { method: 'POST', body: JSON.stringify({ remove: [button.dataset.untag] }) }); button.parentElement.remove(); return; }
+      if (button.dataset.ask && !confirm(button.dataset.ask)) return;
+      button.disabled = true;
+      const act = button.dataset.act, answer = await api(act === 'delete' ? `/runs/${id}` : `/runs/${id}/${act}`, { method: act === 'delete' ? 'DELETE' : 'POST' });
+      if (act === 'resume') location.href = `/runs/${(await answer.json()).id}`;
+      else if (act === 'delete') location.href = '/';
+      else toast(button.dataset.done);
+    } catch (fault) { button.disabled = false; toast(fault.message); }
+  });
+  $('[data-tagger]', place)?.addEventListener('submit', async event => {
+    event.preventDefault();
+    const tag = event.target.elements.tag.value.trim();
+    if (!tag) return;
+    try { await api(`/runs/${id}/tags`, { method: 'POST', body: JSON.stringify({ add: [tag] }) }); location.reload(); } catch (fault) { toast(fault.message); }
+  });
+}
+
+// ── A new run ──────────────────────────────────────────────────────────────
+for (const builder of $$('[data-builder]')) {
+  const yaml = $('[data-yaml] code', builder), verdict = $('[data-verdict]', builder), start = $('[data-start]', builder), parts = new Map();
+  const cloned = JSON.parse($('#cloned').textContent || '{}');
+  let waiting, turn = 0;
+  const draft = () => {
+    const words = {};
+    for (const field of $$('[data-word]', builder)) {
+      const value = field.type === 'checkbox' ? (field.checked ? 'true' : 'false') : field.value.trim();
+      if (value !== '' && value !== field.dataset.default) words[field.dataset.word] = value;
+    }
+    const f = builder.elements;
+    return { model: f.model.value, calibration: f.calibration.value || null, evaluation: f.evaluation.value || null, title: f.title.value, prompts: [f.prompt.value].filter(Boolean), tags: f.tags.value.split(',').map(t => t.trim()).filter(Boolean), words };
+  };
+  const check = () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(async () => {
+      const mine = ++turn;
+      try {
+        const said = await (await api('/plans/check', { method: 'POST', body: JSON.stringify(draft()) })).json();
+        if (mine !== turn) return;
+        if (said.yaml) yaml.textContent = said.yaml;
+        verdict.textContent = said.ok ? 'This plan can be started.' : said.error;
+        verdict.classList.toggle('bad', !said.ok);
+        start.disabled = !said.ok;
+        for (const field of $$('[data-word]', builder)) field.toggleAttribute('aria-invalid', false), said.word === field.dataset.word ? field.setAttribute('aria-invalid', 'true') : field.removeAttribute('aria-invalid');
+      } catch (fault) { verdict.textContent = fault.message; verdict.classList.add('bad'); start.disabled = true; }
+    }, 200);
+  };
+  const fieldOf = (option, prefix) => {
+    const word = `${prefix}.${option.name}`, given = cloned[word] ?? option.default ?? '';
+    const common = { 'data-word': word, 'data-default': option.default ?? '' };
+    let input;
+    if (option.kind === 'switch') { input = make('input', { type: 'checkbox', ...common }); input.checked = given === 'true'; return make('label', { class: 'check' }, input, option.name.replaceAll('_', ' ')); }
+    if (option.kind === 'choice') { input = make('select', common, ...option.choices.map(c => make('option', { value: c }, c))); input.value = given; }
+    else { input = make('input', { ...common, value: given, inputmode: option.kind === 'text' || option.kind === 'choices' ? null : 'decimal' }); }
+    const hint = (option.hint ?? '').split('. ')[0] + (option.kind === 'choices' ? ` (${option.choices.join(', ')})` : '');
+    return make('label', {}, option.name.replaceAll('_', ' '), input, ...(hint.trim() ? [make('span', { class: 'hint' }, hint)] : []));
+  };
+  const options = async select => {
+    const part = select.dataset.part, place = $(`[data-options="${select.dataset.word}"]`, builder);
+    if (!parts.has(part)) parts.set(part, await (await api(`/parts/${part}`)).json());
+    const chosen = parts.get(part).find(p => p.slug === select.value);
+    $('[data-summary]', select.closest('label')).textContent = chosen?.summary ?? '';
+    place.replaceChildren();
+    if (!chosen?.fields.length) return;
+    const prefix = select.dataset.word.replace(/\.method$/, ''), set = chosen.fields.some(f => cloned[`${prefix}.${f.name}`] != null);
+    const more = make('details', { class: 'more' }, make('summary', {}, `Options of ${chosen.slug}`), make('div', { class: 'fields' }, ...chosen.fields.map(f => fieldOf(f, prefix))));
+    more.open = set;
+    place.append(more);
+  };
+  for (const select of $$('[data-part]', builder)) {
+    select.addEventListener('change', () => options(select).then(check).catch(fault => toast(fault.message)));
+    options(select).catch(fault => toast(fault.message));
+  }
+  builder.addEventListener('input', check);
+  builder.addEventListener('submit', async event => {
+    event.preventDefault();
+    start.disabled = true;
+    try { location.href = `/runs/${(await (await api('/runs', { method: 'POST', body: JSON.stringify(draft()) })).json()).id}`; }
+    catch (fault) { verdict.textContent = fault.message; verdict.classList.add('bad'); start.disabled = false; }
+  });
+  check();
+}
