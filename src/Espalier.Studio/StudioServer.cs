@@ -4,6 +4,7 @@ using System.Text.Json.Serialization;
 using System.Threading.RateLimiting;
 using Espalier.Runtime;
 using Espalier.Studio.Api;
+using Espalier.Studio.Digest;
 using Espalier.Studio.Layout;
 using Espalier.Studio.Models;
 using Espalier.Studio.Runs;
@@ -110,6 +111,10 @@ public sealed class StudioServer : IAsyncDisposable
         services.AddSingleton<RunFeed>();
         services.AddSingleton<RunStarter>();
         services.AddHostedService(provider => provider.GetRequiredService<RunStarter>());
+        services.AddSingleton<Subscriptions>();
+        services.AddSingleton<NewsDesk>();
+        services.AddSingleton<Postman>();
+        services.AddHostedService(provider => provider.GetRequiredService<Postman>());
         services.AddSingleton<TextShelf>();
         services.AddSingleton<PlanDesk>();
         services.AddSingleton<PartOptions>();

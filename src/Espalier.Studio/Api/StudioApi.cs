@@ -41,6 +41,7 @@ internal static class StudioApi
         api.MapGet("/doctor", (DoctorVisit doctor, bool? anew, CancellationToken cancellation) => doctor.AskAsync(anew ?? false, cancellation))
             .WithTags("Doctor").WithName("GetDoctor").WithSummary("What the doctor says of this machine.");
         RunsApi.Map(api);
+        DigestApi.Map(api, routes);
         api.MapFallback(() => TypedResults.NotFound(new ApiError("The API has no such address; /openapi/v1.json lists all.")));
     }
 

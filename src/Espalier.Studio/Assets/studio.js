@@ -218,7 +218,7 @@ for (const part of $$('[data-refresh]')) {
 function chart(name) {
   const wide = 480, high = 200, left = 46, bottom = 22, top = 10, right = 8;
   const now = make('span', { class: 'now' }), svg = make('svg', { viewBox: `0 0 ${wide} ${high}`, role: 'img', tabindex: '0' });
-  const element = make('figure', { class: 'chart' }, make('figcaption', {}, make('h3', {}, name), now), svg);
+  const element = make('figure', { class: 'chart' }, make('figcaption', {}, make('h3', {}, name.replaceAll('_', ' ')), now), svg);
   let points = [];
   const draw = () => {
     const finite = points.filter(p => p.value != null && isFinite(p.value));
@@ -375,3 +375,16 @@ for (const builder of $$('[data-builder]')) {
   });
   check();
 }
+
+// ── The digest ─────────────────────────────────────────────────────────────
+for (const digest of $$('[data-digest]')) digest.addEventListener('submit', async event => {
+  event.preventDefault();
+  const said = $('[data-said]', digest), button = $('button', digest);
+  button.disabled = true;
+  try {
+    await api('/digest', { method: 'POST', body: JSON.stringify({ address: digest.elements.address.value, pace: digest.elements.pace.value }) });
+    said.textContent = 'Look into your letter box: a mail asks you to confirm.';
+    said.classList.remove('bad');
+  } catch (fault) { said.textContent = fault.message; said.classList.add('bad'); }
+  said.hidden = false; button.disabled = false;
+});

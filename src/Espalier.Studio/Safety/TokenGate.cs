@@ -20,7 +20,7 @@ internal sealed class TokenGate(RequestDelegate next, StudioOptions options)
     public Task InvokeAsync(HttpContext context)
     {
         PathString path = context.Request.Path;
-        bool open = path == "/sign-in" || path.StartsWithSegments("/assets") || path == "/favicon.ico" || path == "/digest/confirm" || path == "/digest/unsubscribe";
+        bool open = path == "/sign-in" || path.StartsWithSegments("/assets") || path == "/favicon.ico" || path == "/digest/answer" || path.StartsWithSegments("/digest/do");
         if (options.Token is null || open || Knows(context, options.Token))
         {
             return next(context);
