@@ -100,12 +100,12 @@ public sealed class PagesTests(StudioHouse house)
     public async Task A_run_is_made_watched_looked_at_and_tried()
     {
         IPage page = await house.OpenAsync("/new");
-        await page.GetByLabel("Name").FillAsync("first of all");
-        await page.GetByLabel("Sparsity").FillAsync("1.5");
+        await page.GetByLabel("Name", new PageGetByLabelOptions { Exact = true }).FillAsync("first of all");
+        await page.Locator("[data-word='prune.sparsity']").FillAsync("1.5");
         await page.Locator(".verdict.bad").WaitForAsync();
-        await page.GetByLabel("Sparsity").FillAsync("0.6");
-        await page.GetByLabel("Criterion").SelectOptionAsync("magnitude");
-        await page.GetByLabel("Retraining", new PageGetByLabelOptions { Exact = false }).SelectOptionAsync("");
+        await page.Locator("[data-word='prune.sparsity']").FillAsync("0.6");
+        await page.Locator("[data-word='prune.criterion']").SelectOptionAsync("magnitude");
+        await page.Locator("[data-word='retrain.method']").SelectOptionAsync("");
         await page.GetByLabel("Windows to measure").FillAsync("4");
         await page.GetByText("This plan can be started.").WaitForAsync();
         (await page.Locator("[data-yaml]").TextContentAsync())!.ShouldContain("sparsity: 0.6");
@@ -137,8 +137,8 @@ public sealed class PagesTests(StudioHouse house)
         await page.GotoAsync("/");
         await page.GetByRole(AriaRole.Link, new PageGetByRoleOptions { NameString = "first of all" }).ClickAsync();
         await page.GetByRole(AriaRole.Link, new PageGetByRoleOptions { NameString = "Clone" }).ClickAsync();
-        (await page.GetByLabel("Sparsity").InputValueAsync()).ShouldBe("0.6");
-        (await page.GetByLabel("Criterion").InputValueAsync()).ShouldBe("magnitude");
+        (await page.Locator("[data-word='prune.sparsity']").InputValueAsync()).ShouldBe("0.6");
+        (await page.Locator("[data-word='prune.criterion']").InputValueAsync()).ShouldBe("magnitude");
         await page.Context.CloseAsync();
     }
 }

@@ -2,7 +2,7 @@ using Espalier.Runs;
 using Microsoft.Playwright;
 
 [assembly: AssemblyFixture(typeof(Espalier.Studio.Tests.StudioHouse))]
-[assembly: CollectionBehavior(DisableTestParallelization = true)]
+[assembly: Xunit.v3.Parallelization(Mode = Xunit.Sdk.ParallelMode.None)]
 
 namespace Espalier.Studio.Tests;
 
@@ -45,7 +45,7 @@ public sealed class StudioHouse : IAsyncLifetime
             Mail = new MailOptions { Host = "127.0.0.1", Port = Smtp.Port, Tls = false, From = "espalier@example.org" },
         };
         Studio = await StudioServer.StartAsync(Options, message => TestContext.Current.SendDiagnosticMessage(message));
-        Api = new HttpClient { BaseAddress = Address };
+        Api = new HttpClient(new HttpClientHandler { UseCookies = false }) { BaseAddress = Address };
         Seeded = await SeedAsync();
     }
 
@@ -97,19 +97,36 @@ public sealed class StudioHouse : IAsyncLifetime
             Run run = await store.BeginAsync(new NewRun { Command = "prune", Title = title, Model = "assets/default-model", Plan = $"prune:\n  criterion: {title.Split(' ')[0]}\n  sparsity: {sparsity.ToString(System.Globalization.CultureInfo.InvariantCulture)}\n", Tags = ["seeded"] });
             var points = Enumerable.Range(0, 80).Select(i => new MetricPoint { Name = "loss", Step = i, Time = DateTime.UtcNow, Value = 2.9 + (1.4 * Math.Exp(-i / 20.0)) + (0.08 * Math.Sin(i * 1.7)) }).ToArray();
             await store.AppendAsync(run.Id, points, [new LogLine { Time = DateTime.UtcNow, Text = $"{title} begins." }, new LogLine { Time = DateTime.UtcNow, Level = "warn", Text = "One block is more sparse than asked." }]);
-            string layers = string.Join(',', Enumerable.Range(0, 6).Select(b => $$"""{"index":{{b}},"outputError":0.0{{b + 2}},"layers":[{{string.Join(',', new[] { "self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj" }.Select((k, i) => $$"""{"name":"model.layers.{{b}}.{{k}}.weight","achieved":{{Point(sparsity + (0.01 * (i - b)))}},"repairedError":{{Point(0.02 + (0.01 * i) + (0.004 * b))}} }"""))}}]}"""));
+            string[] kinds = ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"];
+            var blocks = Enumerable.Range(0, 6).Select(b => new
+            {
+                index = b,
+                outputError = 0.02 + (0.01 * b),
+                layers = kinds.Select((k, i) => new { name = $"model.layers.{b}.{k}.weight", achieved = sparsity + (0.02 * (i - b)), repairedError = 0.02 + (0.01 * i) + (0.004 * b) }).ToArray(),
+            }).ToArray();
             await store.FinishAsync(run.Id, new RunEnd(RunState.Finished)
             {
                 ExitCode = 0,
-                Outcome = $$"""{"plan":{"criterion":"{{title.Split(' ')[0]}}()"},"quality":[{"stage":"dense","perplexity":30.13},{"stage":"pruned","perplexity":{{Point(perplexity + 6)}} },{"stage":"retrained","perplexity":{{Point(perplexity)}} }],"wonBack":0.62,"parameters":2828736,"prunable":2433024,"pruned":{{(long)(2433024 * sparsity)}},"trained":334272,"blocks":[{{layers}}],"speed":{"rows":[{"model":"pruned","bytes":{{bytes}},"tokensPerSecond":{{Point(speed)}} }]},"seconds":{"pruning":12.5},"samples":[{"prompt":"Elizabeth could not help","continuations":{"dense":" thinking of all that could be done for.","pruned":" her to feel that, in the same time","retrained":" smiling at the ease with which he spoke."}}]}""",
+                Outcome = System.Text.Json.JsonSerializer.Serialize(new
+                {
+                    plan = new { criterion = $"{title.Split(' ')[0]}()" },
+                    quality = new[] { new { stage = "dense", perplexity = 30.13 }, new { stage = "pruned", perplexity = perplexity + 6 }, new { stage = "retrained", perplexity } },
+                    wonBack = 0.62,
+                    parameters = 2828736,
+                    prunable = 2433024,
+                    pruned = (long)(2433024 * sparsity),
+                    trained = 334272,
+                    blocks,
+                    speed = new { rows = new[] { new { model = "pruned", bytes, tokensPerSecond = speed } } },
+                    seconds = new { pruning = 12.5 },
+                    samples = new[] { new { prompt = "Elizabeth could not help", continuations = new { dense = " thinking of all that could be done for.", pruned = " her to feel that, in the same time", retrained = " smiling at the ease with which he spoke." } } },
+                }),
             });
             ids.Add(run.Id);
         }
 
         return ids;
     }
-
-    private static string Point(double value) => value.ToString("0.####", System.Globalization.CultureInfo.InvariantCulture);
 
     private static string Repository()
     {

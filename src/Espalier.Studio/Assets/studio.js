@@ -32,6 +32,9 @@ function toast(text) {
 
 const announce = text => { $('#announce').textContent = text; };
 
+// On a narrow screen the places stand in a row that is wider than the screen.
+$('.rail a.active')?.scrollIntoView({ inline: 'center', block: 'nearest' });
+
 // ── Colours ────────────────────────────────────────────────────────────────
 for (const button of $$('[data-theme-toggle]')) {
   const names = { '': 'As the system', light: 'Light', dark: 'Dark' };

@@ -20,7 +20,7 @@ internal sealed class TokenGate(RequestDelegate next, StudioOptions options)
     public Task InvokeAsync(HttpContext context)
     {
         PathString path = context.Request.Path;
-        bool open = path == "/sign-in" || path.StartsWithSegments("/assets") || path == "/favicon.ico" || path == "/digest/answer" || path.StartsWithSegments("/digest/do");
+        bool open = path.StartsWithSegments("/sign-in") || path.StartsWithSegments("/assets") || path == "/favicon.ico" || path == "/digest/answer" || path.StartsWithSegments("/digest/do");
         if (options.Token is null || open || Knows(context, options.Token))
         {
             return next(context);
@@ -57,7 +57,7 @@ internal sealed class TokenGate(RequestDelegate next, StudioOptions options)
 internal static class TokenGateRoute
 {
     public static void MapTokenGate(this IEndpointRouteBuilder routes) =>
-        routes.MapPost("/sign-in", async (HttpContext context, StudioOptions options, IAntiforgery antiforgery) =>
+        routes.MapPost("/sign-in/token", async (HttpContext context, StudioOptions options, IAntiforgery antiforgery) =>
         {
             if (!await antiforgery.IsRequestValidAsync(context).ConfigureAwait(false))
             {

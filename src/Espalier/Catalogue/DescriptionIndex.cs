@@ -17,7 +17,7 @@ public sealed class DescriptionIndex
     // The words of a text that say most about it are what it is compared with others by.
     private const int TellingWords = 24;
 
-    private static readonly HashSet<string> Fillers = [.. "a an and are as at be by can do for from has have how i in into is it its like me most my no not of on one or so than that the their them they this to up use using via we what when which while with without".Split(' ')];
+    private static readonly HashSet<string> Fillers = [.. "a an and approach are as at based be by can do for from has have how i in into is it its like me most my no not of on one or so than that the through toward towards via novel simple their them they this to up use using via we what when which while with without".Split(' ')];
 
     private static readonly string[][] Synonyms =
     [
