@@ -32,6 +32,9 @@ public sealed class AdamW : IOptimizer
     public string Description => string.Create(CultureInfo.InvariantCulture, $"adamw beta1={_beta1:R} beta2={_beta2:R} epsilon={_epsilon:R} weight decay={_weightDecay:R}");
 
     /// <inheritdoc/>
+    public double DecayMultiplier { get; set; } = 1;
+
+    /// <inheritdoc/>
     public void Step(double learningRate)
     {
         using var frozen = no_grad();
@@ -47,7 +50,7 @@ public sealed class AdamW : IOptimizer
             (long t, Tensor[] slots) = _moments.Advance(i);
             (Tensor m, Tensor v) = (slots[0], slots[1]);
             double rate = learningRate * parameter.Group.RateMultiplier;
-            double decay = _weightDecay * parameter.Group.DecayMultiplier;
+            double decay = _weightDecay * parameter.Group.DecayMultiplier * DecayMultiplier;
             if (decay != 0)
             {
                 parameter.Value.mul_(1 - rate * decay);
@@ -64,6 +67,9 @@ public sealed class AdamW : IOptimizer
 
     /// <inheritdoc/>
     public void Forget(string name, Tensor pruned) => _moments.Forget(name, pruned);
+
+    /// <inheritdoc/>
+    public void Restart(string name) => _moments.Restart(name);
 
     /// <inheritdoc/>
     public IReadOnlyList<(string Name, Tensor Value)> SaveState() => _moments.Save();

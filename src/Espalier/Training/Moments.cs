@@ -35,6 +35,19 @@ internal sealed class Moments(IReadOnlyList<OptimizedParameter> parameters, para
         }
     }
 
+    /// <summary>Drops the slots of a parameter and counts its updates from 0 again.</summary>
+    public void Restart(string name)
+    {
+        for (int i = 0; i < parameters.Count; i++)
+        {
+            if (parameters[i].Name == name)
+            {
+                Drop(i);
+                _updates[i] = 0;
+            }
+        }
+    }
+
     /// <summary>All slots that exist as "slot.parameter", and the update counts as one int64 tensor "updates".</summary>
     public IReadOnlyList<(string Name, Tensor Value)> Save()
     {

@@ -31,6 +31,9 @@ public sealed class Sgd : IOptimizer
     public string Description => string.Create(CultureInfo.InvariantCulture, $"sgd momentum={_momentum:R} weight decay={_weightDecay:R}{(_nesterov ? " nesterov" : "")}");
 
     /// <inheritdoc/>
+    public double DecayMultiplier { get; set; } = 1;
+
+    /// <inheritdoc/>
     public void Step(double learningRate)
     {
         using var frozen = no_grad();
@@ -43,7 +46,7 @@ public sealed class Sgd : IOptimizer
                 continue;
             }
 
-            double decay = _weightDecay * parameter.Group.DecayMultiplier;
+            double decay = _weightDecay * parameter.Group.DecayMultiplier * DecayMultiplier;
             Tensor direction = decay == 0 ? gradient : gradient.add(parameter.Value, decay);
             if (_momentum != 0)
             {
@@ -59,6 +62,9 @@ public sealed class Sgd : IOptimizer
 
     /// <inheritdoc/>
     public void Forget(string name, Tensor pruned) => _moments.Forget(name, pruned);
+
+    /// <inheritdoc/>
+    public void Restart(string name) => _moments.Restart(name);
 
     /// <inheritdoc/>
     public IReadOnlyList<(string Name, Tensor Value)> SaveState() => _moments.Save();

@@ -242,6 +242,7 @@ public sealed class TrainingLoop : IDisposable
             LastGood.Keep(index);
         }
 
+        Optimizer.DecayMultiplier = step.DecayMultiplier;
         Optimizer.Step(step.LearningRate);
         Started.ApplyToWeights();
         if (Hooks.Count > 0)

@@ -1,5 +1,7 @@
 using System.Globalization;
+using Espalier.Catalogue;
 using Espalier.Runtime;
+using Espalier.Training;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Adaptation;
@@ -12,7 +14,12 @@ namespace Espalier.Methods.Adaptation;
 /// After the official repository (sjtuplayer/SaRA). Its packed optimiser writes |θ| into the weights for a step and leaves the rank loss without effect; here signed values are written and
 /// the rank loss acts.
 /// </remarks>
-public sealed partial record Sara
+[Method("sara", "SaRA: High-Efficient Diffusion Model Fine-tuning with Progressive Sparse Low-Rank Adaptation",
+    Family = "Adaptation",
+    Source = "Hu et al., arXiv 2409.06633",
+    Summary = "Trains the weights of smallest absolute value in place: no modules, no inference cost, and what the model could do stays.",
+    Fits = "adaptation of language models and vision nets; its own masked AdamW; zeros of pruned weights stay")]
+public sealed partial record Sara : IAdaptation
 {
     /// <summary>A rank loss on so few selected entries or fewer is left out.</summary>
     internal const long FewestForRank = 100;
@@ -67,6 +74,9 @@ public sealed partial record Sara
         get;
         init => field = Checked(value, value >= 0 && double.IsFinite(value), "weight_decay", "0 or more");
     } = 1e-2;
+
+    /// <summary>Whether the learning rate is <see cref="LearningRateFor"/> of θ in place of the run's; its schedule stays. Default true.</summary>
+    public bool RateByThreshold { get; init; } = true;
 
     /// <summary>Whether entries that are exactly 0 stay out, as those of a pruned model must. Default false: they are below any θ.</summary>
     public bool ExcludeZeros { get; init; }

@@ -45,6 +45,9 @@ public sealed class SaraOptimizer : IOptimizer
     /// <inheritdoc/>
     public string Description => string.Create(CultureInfo.InvariantCulture, $"sara adamw beta1={_beta1:R} beta2={_beta2:R} epsilon={_epsilon:R} weight decay={_weightDecay:R} packed={_packed}");
 
+    /// <inheritdoc/>
+    public double DecayMultiplier { get; set; } = 1;
+
     /// <summary>How many entries are trained now.</summary>
     public long Selected
     {
@@ -98,7 +101,7 @@ public sealed class SaraOptimizer : IOptimizer
             }
 
             long t = ++_updates[i];
-            double rate = learningRate * _parameters[i].Group.RateMultiplier, decay = _weightDecay * _parameters[i].Group.DecayMultiplier;
+            double rate = learningRate * _parameters[i].Group.RateMultiplier, decay = _weightDecay * _parameters[i].Group.DecayMultiplier * DecayMultiplier;
             Tensor values = _packed ? weight.masked_select(mask) : weight.clone();
             Tensor g = _packed ? gradient.masked_select(mask) : gradient;
             values.mul_(1 - (rate * decay));

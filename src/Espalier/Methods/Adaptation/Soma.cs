@@ -1,6 +1,7 @@
 using System.Globalization;
 using Espalier.Catalogue;
 using Espalier.Runtime;
+using Espalier.Training;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Adaptation;
@@ -12,7 +13,12 @@ namespace Espalier.Methods.Adaptation;
 /// <remarks>
 /// After the official repository (ysj9909/SoMA). The decomposition is exact: a truncated randomised one returns the largest components and silently turns SoMA into PiSSA.
 /// </remarks>
-public sealed partial record Soma
+[Method("soma", "SoMA: Singular Value Decomposed Minor Components Adaptation for Domain Generalizable Representation Learning",
+    Family = "Adaptation",
+    Source = "Yun, Chae, Lee, Ro, CVPR 2025",
+    Summary = "Low-rank factors that start from the smallest singular components, with early blocks frozen and an annealed weight decay: for models that must work on unseen domains.",
+    Fits = "adaptation of language models and vision nets; AdamW or SGD; merges exactly, on pruned weights masked")]
+public sealed partial record Soma : WeightAdaptation
 {
     /// <summary>r of the first trained blocks. Default 16.</summary>
     /// <exception cref="EspalierException">Below 1.</exception>

@@ -14,6 +14,8 @@ namespace Espalier.Methods.Adaptation;
 /// </remarks>
 public sealed class SpectralAdapter : ILinearAdapter
 {
+    internal const string SName = "sst_s", ActiveUName = "sst_u", ActiveVName = "sst_v", UName = "sst_all_u", VName = "sst_all_v";
+
     private readonly Tensor _u, _v;
     private Tensor _active = null!;
 
@@ -69,7 +71,10 @@ public sealed class SpectralAdapter : ILinearAdapter
     public Tensor Active => _active;
 
     /// <inheritdoc/>
-    IReadOnlyList<(string Name, Parameter Value)> ILinearAdapter.Parameters => [("sst_s", S), ("sst_u", ActiveU), ("sst_v", ActiveV)];
+    IReadOnlyList<(string Name, Parameter Value)> ILinearAdapter.Parameters => [(SName, S), (ActiveUName, ActiveU), (ActiveVName, ActiveV)];
+
+    /// <inheritdoc/>
+    public IReadOnlyList<(string Name, Tensor Value)> Stored => [(SName, S), (UName, _u), (VName, _v)];
 
     /// <summary>The spectral form of a dense weight; it computes the same.</summary>
     /// <param name="svd">Its decomposition.</param>

@@ -1,6 +1,7 @@
 using System.Globalization;
+using Espalier.Catalogue;
 using Espalier.Runtime;
-using static TorchSharp.torch;
+using Espalier.Training;
 
 namespace Espalier.Methods.Adaptation;
 
@@ -22,7 +23,12 @@ public enum SpectralSampling
 /// pre-training (or tuning) with a small optimiser state where low-rank adapters get stuck, in ordinary and in hyperbolic (Lorentz) networks.
 /// </summary>
 /// <remarks>The authors' code was on an anonymous host and could not be had: the steps are the card's, from the paper. Hyperbolic layers follow HyboNet: <see cref="Lorentz"/>, <see cref="LorentzLinear"/>.</remarks>
-public sealed partial record Sst
+[Method("sst", "Sparse Spectral Training and Inference on Euclidean and Hyperbolic Neural Networks",
+    Family = "Adaptation",
+    Source = "Zhao, Zhang, Li, Liu, Cannistraci, arXiv 2405.15481",
+    Summary = "Holds every weight as U·diag(s)·Vᵀ, trains all singular values and a few sampled singular vectors at a time: full-rank training with a small optimiser state.",
+    Fits = "training from scratch or tuning of language models and vision nets; any optimiser; Lorentz layers; merges to dense or low-rank weights")]
+public sealed partial record Sst : WeightAdaptation
 {
     /// <summary>r, the active columns of each weight; null (default) takes <see cref="Share"/> of them.</summary>
     /// <exception cref="EspalierException">Below 1.</exception>
@@ -67,6 +73,9 @@ public sealed partial record Sst
 
     /// <summary>Whether W is decomposed anew after each round. Default true.</summary>
     public bool Redecompose { get; init; } = true;
+
+    /// <summary>Whether every parameter that is no target (embeddings, norms, biases, the head) is trained densely beside, as pre-training needs. Default true.</summary>
+    public bool Rest { get; init; } = true;
 
     /// <summary>Step 2: the weights p [m] by which a round draws its columns. Without any s they are uniform.</summary>
     /// <param name="values">s [m].</param>

@@ -1,6 +1,7 @@
 using System.Globalization;
 using Espalier.Catalogue;
 using Espalier.Runtime;
+using Espalier.Training;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Adaptation;
@@ -10,7 +11,12 @@ namespace Espalier.Methods.Adaptation;
 /// and a good start matters more than capacity.
 /// </summary>
 /// <remarks>No official code was found; from the abstract and introduction, with the card's reconstructions: scope, the rule for r, no decay of s, s neither clamped nor sorted.</remarks>
-public sealed partial record SvFit
+[Method("svfit", "SVFit: Parameter-Efficient Fine-Tuning of Large Pre-Trained Models Using Singular Values",
+    Family = "Adaptation",
+    Source = "Sun et al., arXiv 2409.05926",
+    Summary = "Trains only the largest singular values of each weight, r numbers a layer, and keeps the singular vectors: the smallest adapter there is.",
+    Fits = "adaptation of language models and vision nets; any optimiser; merges exactly, on pruned weights masked")]
+public sealed partial record SvFit : WeightAdaptation
 {
     /// <summary>r, the trained singular values of each weight; null (default) takes as many as <see cref="Fraction"/> needs.</summary>
     /// <exception cref="EspalierException">Below 1.</exception>

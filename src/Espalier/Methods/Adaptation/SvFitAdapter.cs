@@ -14,6 +14,11 @@ namespace Espalier.Methods.Adaptation;
 /// </remarks>
 public sealed class SvFitAdapter : ILinearAdapter
 {
+    internal const string SName = "svfit_s", UName = "svfit_u", VName = "svfit_vt", StartName = "svfit_start";
+
+    // Two singular values so close have singular vectors that another computation may turn.
+    private const double Close = 1e-5;
+
     private readonly Tensor _u, _vt, _offset;
 
     /// <summary>Makes an adapter from its factors, which are copied.</summary>
@@ -56,7 +61,24 @@ public sealed class SvFitAdapter : ILinearAdapter
     public long BufferCount => _u.numel() + _vt.numel() + Start.numel() + _offset.numel();
 
     /// <inheritdoc/>
-    IReadOnlyList<(string Name, Parameter Value)> ILinearAdapter.Parameters => [("svfit_s", S)];
+    IReadOnlyList<(string Name, Parameter Value)> ILinearAdapter.Parameters => Count == 0 ? [] : [(SName, S)];
+
+    /// <summary>r; 0 beside a weight that is all zero, which stays as it is.</summary>
+    public long Count => S.shape[0];
+
+    /// <inheritdoc/>
+    /// <remarks>s alone, from which the weight gives the rest again; the factors too where two singular values are closer than 1e-5 of the larger one.</remarks>
+    public IReadOnlyList<(string Name, Tensor Value)> Stored => IsUnique ? [(SName, S)] : [(SName, S), (UName, _u), (VName, _vt), (StartName, Start)];
+
+    private bool IsUnique
+    {
+        get
+        {
+            using var scope = NewDisposeScope();
+            float[] values = [.. Start.cpu().data<float>()];
+            return values.Zip(values.Skip(1)).All(p => p.First - p.Second > Close * p.First);
+        }
+    }
 
     /// <summary>An adapter at SVFit's start beside a whole weight.</summary>
     /// <param name="svd">The decomposition of W.</param>
@@ -79,6 +101,11 @@ public sealed class SvFitAdapter : ILinearAdapter
     /// <inheritdoc/>
     public Tensor Forward(Tensor x, Tensor matrix, Tensor? bias)
     {
+        if (Count == 0)
+        {
+            return nn.functional.linear(x, matrix.detach(), bias);
+        }
+
         using var scope = NewDisposeScope();
         Tensor spectral = nn.functional.linear(nn.functional.linear(x, _vt) * (Values() - _offset), _u);
         return nn.functional.linear(x, matrix.detach(), bias).add(spectral).MoveToOuterDisposeScope();
