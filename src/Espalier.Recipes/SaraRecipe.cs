@@ -164,7 +164,7 @@ public sealed class SaraRecipe : Recipe
         {
             measured.AddRange(bench.Run(arm, seed, (net, result) =>
             [
-                (New, bench.Accuracy(net, fresh)), (Old, bench.Accuracy(net, test)), (Last, result.Adapter is SaraRun run ? run.SelectedNow : result.TrainedParameters),
+                (New, bench.Accuracy(net, fresh)), (Old, bench.Accuracy(net, test)), (Last, result.Adapter is SaraRun run ? run.TrainedAtTheEnd : result.TrainedParameters),
             ]).Select(f => new Measurement(Adapting.Name, Experiment.Only, arm.Name, f.Metric, f.Value)));
         }
 

@@ -115,7 +115,7 @@ public sealed class SvFitRecipe : Recipe
     /// <summary>The control: U and V are random orthonormal bases instead of the singular vectors, and s starts as diag(Uᵀ·W·V).</summary>
     private sealed record RandomBasis : WeightAdaptation
     {
-        protected internal override IReadOnlyList<ILinearAdapter> Make(AdaptationContext context, IReadOnlyList<NetWeight> targets)
+        protected override IReadOnlyList<ILinearAdapter> Make(AdaptationContext context, IReadOnlyList<NetWeight> targets)
         {
             var adapters = new List<ILinearAdapter>();
             foreach (NetWeight target in targets)

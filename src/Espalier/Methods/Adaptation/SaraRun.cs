@@ -20,6 +20,7 @@ public sealed class SaraRun : IAdaptationRun
     private readonly (string Name, Parameter Value)[] _ranked;
     private readonly string _base;
     private SaraOptimizer? _optimizer;
+    private long? _last;
 
     /// <summary>Selects the entries; with a saved adapter, writes its values into them.</summary>
     /// <param name="method">The options.</param>
@@ -32,7 +33,7 @@ public sealed class SaraRun : IAdaptationRun
         (_method, _context) = (method, context);
         using AdapterFile? file = context.Saved is null ? null : AdapterFile.Open(context.Saved);
         Threshold = file is not null ? double.Parse(file.Notes[ThresholdNote], CultureInfo.InvariantCulture)
-            : method.Ratio is { } ratio ? Sara.ThresholdFor(context.Parameters.Select(p => (Tensor)p.Value), ratio) : method.Threshold;
+            : method.Ratio is { } ratio ? Sara.ThresholdFor(context.Parameters.Select(p => Allowed(p.Name, p.Value) is { } allowed ? p.Value.masked_select(allowed) : p.Value), ratio) : method.Threshold;
         LearningRate = file is null ? method.RateOf(Threshold, context.Options) : context.Options.LearningRate;
         _selected = [.. context.Parameters.Select(p => (p.Name, p.Value, Mask: MaskOf(p.Name, p.Value))).Where(p => p.Mask.any().item<bool>()).Select(p => (p.Name, p.Value, p.Mask.DetachFromDisposeScope()))];
         EspalierException.Require(_selected.Length > 0, FormattableString.Invariant($"No weight is smaller than the threshold {Threshold:G4}, so there is nothing to train; raise it or give a ratio."));
@@ -60,8 +61,8 @@ public sealed class SaraRun : IAdaptationRun
     /// <inheritdoc/>
     public long TrainedParameters { get; }
 
-    /// <summary>How many entries are trained now: fewer after the progressive adjustment.</summary>
-    public long SelectedNow => _optimizer?.Selected ?? TrainedParameters;
+    /// <summary>How many entries were trained at the end: fewer after the progressive adjustment.</summary>
+    public long TrainedAtTheEnd => _last ?? TrainedParameters;
 
     /// <inheritdoc/>
     public IReadOnlyList<(string Name, Parameter Value)> Trainable => [.. _selected.Select(p => (p.Name, p.Value))];
@@ -104,6 +105,9 @@ public sealed class SaraRun : IAdaptationRun
             gradient.add_(nuclear.view(weight.shape));
         }
     }
+
+    /// <inheritdoc/>
+    public void Finish() => _last = _optimizer?.Selected;
 
     /// <inheritdoc/>
     public void Save(string folder)
@@ -150,8 +154,14 @@ public sealed class SaraRun : IAdaptationRun
     private Tensor MaskOf(string name, Parameter value)
     {
         Tensor mask = Sara.Select(value, Threshold);
+        return Allowed(name, value) is { } allowed ? mask.logical_and_(allowed) : mask;
+    }
+
+    // Entries of a pruned weight that its mask keeps, or those that are not 0; null where all may be trained.
+    private Tensor? Allowed(string name, Parameter value)
+    {
         NetWeight? pruned = _context.Masks.ContainsKey(name) ? _context.Weights.FirstOrDefault(w => w.Name == name) : null;
-        return pruned is not null ? mask.logical_and_(pruned.InStoredLayout(_context.Keep(pruned)!)) : _method.ExcludeZeros ? mask.logical_and_(value.ne(0)) : mask;
+        return pruned is not null ? pruned.InStoredLayout(_context.Keep(pruned)!) : _method.ExcludeZeros ? value.ne(0) : null;
     }
 
     private bool IsRanked(Parameter value)

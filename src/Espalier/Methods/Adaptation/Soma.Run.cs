@@ -3,6 +3,7 @@ using Espalier.Runtime;
 using Espalier.Training;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
+using AdamW = Espalier.Training.AdamW;
 
 namespace Espalier.Methods.Adaptation;
 

@@ -37,8 +37,8 @@ public sealed partial record Sst
     /// <inheritdoc/>
     protected internal override ILinearAdapter Restore(AdaptationContext context, NetWeight target, IReadOnlyDictionary<string, Tensor> stored, IReadOnlyDictionary<string, string> notes)
     {
-        EspalierException.Require(
-            stored.TryGetValue(SpectralAdapter.UName, out Tensor? u) && stored.TryGetValue(SpectralAdapter.SName, out Tensor? s) && stored.TryGetValue(SpectralAdapter.VName, out Tensor? v) && u.shape[0] == target.Rows && v.shape[0] == target.Columns,
+        (Tensor? u, Tensor? s, Tensor? v) = (stored.GetValueOrDefault(SpectralAdapter.UName), stored.GetValueOrDefault(SpectralAdapter.SName), stored.GetValueOrDefault(SpectralAdapter.VName));
+        EspalierException.Require(u is not null && s is not null && v is not null && u.shape[0] == target.Rows && v.shape[0] == target.Columns,
             $"The saved spectral weight of {target.Module} is incomplete or of another shape.");
         return new SpectralAdapter(u, s, v, RankOf(s.shape[0]), Enhanced);
     }
