@@ -1,5 +1,3 @@
-using Espalier.Runtime;
-
 namespace Espalier.Recipes;
 
 /// <summary>A hierarchy as links to predict: every node with each of its ancestors but the root.</summary>

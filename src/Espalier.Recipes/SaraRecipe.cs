@@ -154,9 +154,9 @@ public sealed class SaraRecipe : Recipe
         var sara = new Sara { Ratio = 0.1, RateByThreshold = false, RankOfConvolutions = true, RankAboveSide = 16 };
         TunedArm[] arms =
         [
-            new(Full, new PlainTuning("*"), [1e-3]),
-            new(LoraArm, new Lora { Rank = 4, Alpha = 8 }, [3e-3]),
-            new(SaraArm, sara, [3e-3]),
+            new(Full, new PlainTuning("*"), [3e-4, 1e-3, 3e-3]),
+            new(LoraArm, new Lora { Rank = 4, Alpha = 8 }, [1e-3, 3e-3, 1e-2]),
+            new(SaraArm, sara, [1e-3, 3e-3, 1e-2]),
             new(NoRank, sara with { LambdaRank = 0 }, [3e-3]),
             new(NoShrink, sara with { ProgressiveStep = -1 }, [3e-3]),
         ];

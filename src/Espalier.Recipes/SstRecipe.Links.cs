@@ -1,6 +1,5 @@
 using Espalier.Methods.Adaptation;
 using Espalier.Methods.Retraining;
-using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Training;
 using TorchSharp.Modules;

@@ -101,13 +101,13 @@ public sealed class SvFitRecipe : Recipe
         TunedArm[] arms =
         [
             new(Full, new PlainTuning("*"), [3e-4, 1e-3, 3e-3]),
-            new(Head, new PlainTuning(head), [1e-3, 3e-3, 1e-2]),
-            new(Lora8, new Lora { Rank = 8, Alpha = 16, Train = head }, [1e-3, 3e-3, 1e-2]),
-            new(Lora1, new Lora { Rank = 1, Alpha = 2, Train = head }, [1e-3, 3e-3, 1e-2]),
-            new(SvFitAll, new SvFit { Fraction = 1, Train = head }, [3e-3, 1e-2, 3e-2]),
-            new(SvFit64, new SvFit { Rank = 64, Train = head }, [3e-3, 1e-2, 3e-2]),
-            new(SvFitEnergy, new SvFit { Train = head }, [3e-3, 1e-2, 3e-2]),
-            new(Basis, new RandomBasis { Train = head }, [3e-3, 1e-2, 3e-2]),
+            new(Head, new PlainTuning(head), [3e-3, 1e-2, 3e-2]),
+            new(Lora8, new Lora { Rank = 8, Alpha = 16, Train = head }, [3e-3, 1e-2, 3e-2]),
+            new(Lora1, new Lora { Rank = 1, Alpha = 2, Train = head }, [3e-3, 1e-2, 3e-2]),
+            new(SvFitAll, new SvFit { Fraction = 1, Train = head }, [1e-2, 3e-2, 1e-1]),
+            new(SvFit64, new SvFit { Rank = 64, Train = head }, [1e-2, 3e-2, 1e-1]),
+            new(SvFitEnergy, new SvFit { Train = head }, [1e-2, 3e-2, 1e-1]),
+            new(Basis, new RandomBasis { Train = head }, [1e-2, 3e-2, 1e-1]),
         ];
         return smoke ? arms.Select(a => a with { Rates = [a.Rates[1]] }) : arms;
     }

@@ -1,7 +1,5 @@
-using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Training;
-using static TorchSharp.torch;
 
 namespace Espalier.Methods.Adaptation;
 

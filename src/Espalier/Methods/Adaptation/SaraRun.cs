@@ -1,7 +1,6 @@
 using System.Globalization;
 using System.Security.Cryptography;
 using Espalier.Runtime;
-using Espalier.Sparsity;
 using Espalier.Training;
 using TorchSharp.Modules;
 using static TorchSharp.torch;

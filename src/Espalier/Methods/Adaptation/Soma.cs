@@ -2,7 +2,6 @@ using System.Globalization;
 using Espalier.Catalogue;
 using Espalier.Runtime;
 using Espalier.Training;
-using static TorchSharp.torch;
 
 namespace Espalier.Methods.Adaptation;
 
