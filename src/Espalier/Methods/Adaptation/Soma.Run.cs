@@ -80,9 +80,6 @@ public sealed partial record Soma
     }
 
     /// <inheritdoc/>
-    protected internal override ParameterGroup Group(string name) => new(RateMultiplier: name.EndsWith(".lora_A", StringComparison.Ordinal) || name.EndsWith(".lora_B", StringComparison.Ordinal) ? BackboneRate : 1);
-
-    /// <inheritdoc/>
     protected override WeightAdaptationRun NewRun(AdaptationContext context, IReadOnlyList<NetWeight> targets, IReadOnlyList<ILinearAdapter> adapters, IReadOnlyList<(string Name, Parameter Value)> whole) =>
         new SomaRun(this, context, targets, adapters, whole);
 
@@ -130,6 +127,11 @@ public sealed class SomaRun : WeightAdaptationRun
         { Optimizer: "sgd" } sgd => new Sgd(parameters, sgd.Momentum, _method.WeightDecay, sgd.Nesterov),
         { } adam => new AdamW(parameters, adam.Beta1, adam.Beta2, adam.Epsilon, _method.WeightDecay),
     };
+
+    /// <inheritdoc/>
+    /// <remarks>Everything but the head learns at the backbone's rate.</remarks>
+    public override Func<string, ParameterGroup>? Groups => name =>
+        new ParameterGroup(RateMultiplier: Context.Head is { } head && name.StartsWith($"{head.Module}.", StringComparison.Ordinal) ? 1 : _method.BackboneRate);
 
     /// <inheritdoc/>
     public override Func<long, double>? Schedule => step => Soma.PolynomialRate(step, Context.Options.Steps, Context.Options.LearningRate, 0, _method.Power);

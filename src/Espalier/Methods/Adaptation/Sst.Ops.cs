@@ -33,8 +33,10 @@ public sealed partial record Sst
     internal static IReadOnlyDictionary<string, Tensor> StepOp(ParityCase c)
     {
         long[] active = [.. c.Input("active").to(ScalarType.Int64).data<long>()];
-        using var map = new SpectralAdapter(c.Input("u"), c.Input("s"), c.Input("v"), active.Length);
-        map.Activate(active);
+        // Without an active column s alone is trained: one column stands in and gets no gradient.
+        using var map = new SpectralAdapter(c.Input("u"), c.Input("s"), c.Input("v"), Math.Max(1, active.Length));
+        map.Activate(active.Length > 0 ? active : [0]);
+        int moving = Math.Sign(active.Length);
         OptimizedParameter[] trained = [.. ((ILinearAdapter)map).Parameters.Select(p => new OptimizedParameter(p.Name, p.Value))];
         string word = c.Parameter("optimizer", "adam");
         EspalierException.Require(word is "sgd" or "adam", $"'{word}' is no optimizer of sst.step; it is sgd or adam.");
@@ -43,8 +45,8 @@ public sealed partial record Sst
         {
             Tensor g = c.Input("grads_w")[step].to(ScalarType.Float32), u = map.ActiveU.detach(), v = map.ActiveV.detach();
             map.S.grad = map.U.t().mm(g).mm(map.V).diag();
-            map.ActiveU.grad = g.mm(v);
-            map.ActiveV.grad = g.t().mm(u);
+            map.ActiveU.grad = moving * g.mm(v);
+            map.ActiveV.grad = moving * g.t().mm(u);
             if (c.Parameter("tangent", false))
             {
                 map.ProjectGradients();

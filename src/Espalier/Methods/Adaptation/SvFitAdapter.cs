@@ -68,7 +68,7 @@ public sealed class SvFitAdapter : ILinearAdapter
 
     /// <inheritdoc/>
     /// <remarks>s alone, from which the weight gives the rest again; the factors too where two singular values are closer than 1e-5 of the larger one.</remarks>
-    public IReadOnlyList<(string Name, Tensor Value)> Stored => IsUnique ? [(SName, S)] : [(SName, S), (UName, _u), (VName, _vt), (StartName, Start)];
+    public IReadOnlyList<(string Name, Tensor Value)> Stored => Count == 0 ? [] : IsUnique ? [(SName, S)] : [(SName, S), (UName, _u), (VName, _vt), (StartName, Start)];
 
     private bool IsUnique
     {

@@ -167,7 +167,10 @@ public sealed class SpectralSystemsTests
         Soma.BlocksOf(NetWeight.Of(mlp)).ShouldBe([0, 1, null]);
         using var run = (WeightAdaptationRun)new Soma { Rank = 2, StartIndex = 1 }.Begin(AdaptationContext.Of(resnet));
         run.Targets.ShouldAllBe(t => !t.Module.StartsWith("layer1", StringComparison.Ordinal) && t.Module != "conv1");
-        run.Trainable.ShouldContain(t => t.Name == "linear.weight" || t.Name == "fc.weight");
+        string head = NetWeight.Of(resnet)[^1].Module;
+        run.Trainable.ShouldContain(t => t.Name == $"{head}.weight");
+        run.Groups!($"{head}.bias").RateMultiplier.ShouldBe(1);
+        run.Groups!("layer2.0.conv1.lora_A").RateMultiplier.ShouldBe(0.5);
     }
 
     [Fact]

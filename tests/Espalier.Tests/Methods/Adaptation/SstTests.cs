@@ -1,6 +1,5 @@
 using CsCheck;
 using Espalier.Methods.Adaptation;
-using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Verification;
 using static TorchSharp.torch;
