@@ -37,7 +37,10 @@ public sealed partial record Soma
         y.backward([c.Input("grad_y")]);
         var outputs = new Dictionary<string, Tensor>
         {
-            ["y"] = y.detach(), ["grad_a"] = adapter.A.grad!.clone(), ["grad_b"] = adapter.B.grad!.clone(), ["merged"] = adapter.Merge(residual),
+            ["y"] = y.detach(),
+            ["grad_a"] = adapter.A.grad!.clone(),
+            ["grad_b"] = adapter.B.grad!.clone(),
+            ["merged"] = adapter.Merge(residual),
         };
         if (bias is not null)
         {

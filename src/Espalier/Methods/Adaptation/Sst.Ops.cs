@@ -25,7 +25,12 @@ public sealed partial record Sst
         (_, _, Tensor defaultU, Tensor defaultV) = Gradients(c, enhanced: false, (map, x) => map.Forward(x, x, null));
         return new Dictionary<string, Tensor>
         {
-            ["y"] = y, ["grad_s"] = s, ["grad_u_enhanced"] = u, ["grad_v_enhanced"] = v, ["grad_u_default"] = defaultU, ["grad_v_default"] = defaultV,
+            ["y"] = y,
+            ["grad_s"] = s,
+            ["grad_u_enhanced"] = u,
+            ["grad_v_enhanced"] = v,
+            ["grad_u_default"] = defaultU,
+            ["grad_v_default"] = defaultV,
         };
     }
 
@@ -89,7 +94,11 @@ public sealed partial record Sst
         (Tensor y, Tensor s, Tensor u, Tensor v) = Gradients(c, enhanced: true, (map, x) => Lorentz.Lift(map.Forward(x, x, c.Optional("bias")), logScale));
         return new Dictionary<string, Tensor>
         {
-            ["y"] = y, ["grad_s"] = s, ["grad_u_enhanced"] = u, ["grad_v_enhanced"] = v, ["centroid"] = Lorentz.Centroid(c.Input("agg_weights"), y),
+            ["y"] = y,
+            ["grad_s"] = s,
+            ["grad_u_enhanced"] = u,
+            ["grad_v_enhanced"] = v,
+            ["centroid"] = Lorentz.Centroid(c.Input("agg_weights"), y),
         };
     }
 
