@@ -1,4 +1,3 @@
-using Espalier.Checkpoints;
 using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Methods.Adaptation;
@@ -18,7 +17,6 @@ public sealed class SaraRecipe : Recipe
     private const string Vision = "ResNet-20", Text = "Llama", Loss = "loss", Figure = "accuracy or perplexity";
     private const string Before = "before", Full = "full", LoraArm = "LoRA", SaraArm = "sara", NoRank = "sara, no rank loss", NoShrink = "sara, no progressive adjustment";
     private const string New = "accuracy on the new domain, %", Old = "accuracy kept on the old, %", Last = "trained at the end";
-    private const string SmallNet = """{"model_type": "cifar_resnet", "depth": 8, "channels": [4, 8, 16], "image_size": 32}""";
 
     private static readonly Experiment Importance = new()
     {
@@ -75,14 +73,10 @@ public sealed class SaraRecipe : Recipe
         static double Lost(Func<string, string, double> m, string arm) => m(Before, Old) - m(arm, Old);
     }
 
-    private static VisionModel Trained(RecipeContext context, Seed seed) => context.Size is RecipeSize.Smoke
-        ? VisionModel.Random(VisionConfig.Parse(SmallNet), seed, context.Device)
-        : VisionModel.Load(Hub.Resolve("akamaster/cifar10-resnet20", context.Progress, context.Cancellation), context.Device);
-
     private static List<Measurement> OfVision(RecipeContext context, Seed seed)
     {
-        using ImageTensors test = RecipeImages.Load(context, "uoft-cs/cifar10:test", 2_000, 3, 32);
-        return Without(Vision, seed, () => Trained(context, seed), NetWeight.Of, net => ImageAccuracy.Evaluate(net, test).Top1, (before, after) => before - after);
+        using ImageTensors test = RecipeImages.Cifar.Load(context, "test", 2_000);
+        return Without(Vision, seed, () => RecipeImages.CifarNet(context, seed), NetWeight.Of, net => ImageAccuracy.Evaluate(net, test).Top1, (before, after) => before - after);
     }
 
     private static List<Measurement> OfText(RecipeContext context, Seed seed)
@@ -138,13 +132,13 @@ public sealed class SaraRecipe : Recipe
     private static List<Measurement> Adapt(RecipeContext context, Seed seed)
     {
         bool smoke = context.Size is RecipeSize.Smoke;
-        using ImageTensors all = RecipeImages.Load(context, "uoft-cs/cifar10:train", 3_000, 3, 32), test = RecipeImages.Load(context, "uoft-cs/cifar10:test", 1_000, 3, 32);
+        using ImageTensors all = RecipeImages.Cifar.Load(context, "train", 3_000), test = RecipeImages.Cifar.Load(context, "test", 1_000);
         int count = smoke ? 24 : 1_000;
         int[] order = [.. Enumerable.Range(0, all.Count)];
         seed.Random("images of the new domain").Shuffle(order);
         ImageCorruption turned = ImageCorruption.Rotation(30);
         using ImageTensors some = all.Take(order[..count]), held = all.Take(order[count..(2 * count)]), training = turned.Apply(some), validation = turned.Apply(held), fresh = turned.Apply(test);
-        using VisionModel start = Trained(context, seed);
+        using VisionModel start = RecipeImages.CifarNet(context, seed);
         var bench = new ShiftBench(context, start, training, validation) { Batch = smoke ? 8 : 64, Options = new TrainingOptions { Steps = smoke ? 2 : 60 } };
         List<Measurement> measured =
         [

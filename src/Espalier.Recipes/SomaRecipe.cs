@@ -13,7 +13,7 @@ public sealed class SomaRecipe : Recipe
 {
     private const string Unseen = "mean accuracy on unseen domains, %", Source = "accuracy on the source, %", Clean = "accuracy on clean images, %", Top = "change inside the largest components";
     private const string Before = "before", Full = "full", Head = "frozen backbone", Lora = "LoRA", Pissa = "PiSSA", SomaArm = "soma", Unfrozen = "soma, no frozen blocks", Constant = "soma, constant decay";
-    private const string Net = """{"model_type": "mlp", "hidden": [512, 512, 256], "image_size": 28, "num_channels": 1, "image_mean": [0.2860], "image_std": [0.3530]}""";
+    private const string Net = "{\"model_type\": \"mlp\", \"hidden\": [512, 512, 256], " + RecipeImages.FashionFields + "}";
     private const int Rank = 8, Batch = 50;
 
     private static readonly Experiment Domains = new()
@@ -44,19 +44,19 @@ public sealed class SomaRecipe : Recipe
     {
         bool smoke = context.Size is RecipeSize.Smoke;
         var measured = new List<Measurement>();
-        using var images = FashionImages.For(context, 33_000, 3_000);
-        (int first, int second) = smoke ? (160, 240) : (30_000, 32_000);
+        using VisionBench images = VisionBench.Open(context, RecipeImages.Fashion, Net, training: 33_000, test: 3_000);
+        (int first, int second) = smoke ? (48, 72) : (30_000, 32_000);
         ImageCorruption style = ImageCorruption.Gradient(0.7);
-        using ImageTensors clean = Range(0, first), rest = Range(first, second), held = Range(second, images.Training.Count);
-        using ImageTensors training = style.Apply(rest), validation = style.Apply(held), source = style.Apply(images.Test);
-        ImageTensors[] unseen = [.. new[] { "rotation:15", "contrast:0.5:0.2", "noise:0.2", "blocks:2" }.Select(w => ImageCorruption.Parse(w).Apply(images.Test))];
+        using ImageTensors clean = Range(0, first), rest = Range(first, second), held = Range(second, images.TrainingImages.Count);
+        using ImageTensors training = style.Apply(rest), validation = style.Apply(held), source = style.Apply(images.TestImages);
+        ImageTensors[] unseen = [.. new[] { "rotation:15", "contrast:0.5:0.2", "noise:0.2", "blocks:2" }.Select(w => ImageCorruption.Parse(w).Apply(images.TestImages))];
         try
         {
-            using VisionModel start = VisionModel.Random(VisionConfig.Parse(Net), new Seed(seed.For("weights")), context.Device);
-            new VisionTraining(new TrainingOptions { Steps = smoke ? 6 : 6 * (first / 100) }) { Batch = smoke ? 32 : 100, Seed = seed, Augmentation = new ImageAugmentation(2, false) }.Run(start, clean, cancellation: context.Cancellation);
+            using VisionModel start = images.Fresh(seed);
+            new VisionTraining(new TrainingOptions { Steps = smoke ? 6 : 6 * (first / 100) }) { Batch = smoke ? 16 : 100, Seed = seed, Augmentation = new ImageAugmentation(2, false) }.Run(start, clean, cancellation: context.Cancellation);
             var bench = new ShiftBench(context, start, training, validation)
             {
-                Batch = smoke ? 20 : Batch,
+                Batch = smoke ? 8 : Batch,
                 Options = new TrainingOptions { Steps = smoke ? 4 : 8 * (training.Count / Batch), WeightDecay = 0.05 },
             };
             foreach ((string metric, double value) in Accuracies(start))
@@ -70,7 +70,7 @@ public sealed class SomaRecipe : Recipe
             }
 
             IEnumerable<(string, double)> Accuracies(VisionModel net) =>
-                [(Unseen, unseen.Average(u => bench.Accuracy(net, u))), (Source, bench.Accuracy(net, source)), (Clean, bench.Accuracy(net, images.Test))];
+                [(Unseen, unseen.Average(u => bench.Accuracy(net, u))), (Source, bench.Accuracy(net, source)), (Clean, bench.Accuracy(net, images.TestImages))];
         }
         finally
         {
@@ -82,7 +82,7 @@ public sealed class SomaRecipe : Recipe
 
         return measured;
 
-        ImageTensors Range(int from, int to) => images.Training.Take([.. Enumerable.Range(from, to - from)]);
+        ImageTensors Range(int from, int to) => images.TrainingImages.Take([.. Enumerable.Range(from, to - from)]);
     }
 
     /// <inheritdoc/>

@@ -15,7 +15,7 @@ public sealed class SvFitRecipe : Recipe
     private const string Shifted = "accuracy on the shifted images, %", Source = "accuracy kept on the source, %", Frozen = "frozen factors";
     private const string Before = "before", Full = "full", Head = "head only", Lora8 = "LoRA, r = 8", Lora1 = "LoRA, r = 1", SvFitAll = "svfit", SvFit64 = "svfit, r = 64", SvFitEnergy = "svfit, 99 % of the energy", Basis = "random basis";
     private const string Mild = "contrast", Hard = "rotation";
-    private const string Net = """{"model_type": "mlp", "hidden": [256, 256], "image_size": 28, "num_channels": 1, "image_mean": [0.2860], "image_std": [0.3530]}""";
+    private const string Net = "{\"model_type\": \"mlp\", \"hidden\": [256, 256], " + RecipeImages.FashionFields + "}";
     private const int Batch = 50;
 
     private static readonly Experiment Shifts = new()
@@ -47,21 +47,21 @@ public sealed class SvFitRecipe : Recipe
     {
         bool smoke = context.Size is RecipeSize.Smoke;
         var measured = new List<Measurement>();
-        using var images = FashionImages.For(context, 23_000, 5_000);
-        (int first, int second) = smoke ? (160, 240) : (20_000, 22_000);
-        using ImageTensors upright = Range(0, first), rest = Range(first, second), held = Range(second, images.Training.Count);
-        using VisionModel start = VisionModel.Random(VisionConfig.Parse(Net), new Seed(seed.For("weights")), context.Device);
-        new VisionTraining(new TrainingOptions { Steps = smoke ? 10 : 5 * (first / 100) }) { Batch = smoke ? 32 : 100, Seed = seed }.Run(start, upright, cancellation: context.Cancellation);
+        using VisionBench images = VisionBench.Open(context, RecipeImages.Fashion, Net, training: 23_000, test: 5_000);
+        (int first, int second) = smoke ? (48, 72) : (20_000, 22_000);
+        using ImageTensors upright = Range(0, first), rest = Range(first, second), held = Range(second, images.TrainingImages.Count);
+        using VisionModel start = images.Fresh(seed);
+        new VisionTraining(new TrainingOptions { Steps = smoke ? 10 : 5 * (first / 100) }) { Batch = smoke ? 16 : 100, Seed = seed }.Run(start, upright, cancellation: context.Cancellation);
         foreach ((string setting, ImageCorruption shift) in new[] { (Mild, ImageCorruption.Contrast()), (Hard, ImageCorruption.Rotation(15)) })
         {
-            using ImageTensors training = shift.Apply(rest), validation = shift.Apply(held), test = shift.Apply(images.Test);
+            using ImageTensors training = shift.Apply(rest), validation = shift.Apply(held), test = shift.Apply(images.TestImages);
             var bench = new ShiftBench(context, start, training, validation)
             {
-                Batch = smoke ? 20 : Batch,
+                Batch = smoke ? 8 : Batch,
                 Options = new TrainingOptions { Steps = smoke ? 4 : 10 * (training.Count / Batch), Schedule = "linear" },
             };
             measured.Add(new Measurement(Shifts.Name, setting, Before, Shifted, bench.Accuracy(start, test)));
-            measured.Add(new Measurement(Shifts.Name, setting, Before, Source, bench.Accuracy(start, images.Test)));
+            measured.Add(new Measurement(Shifts.Name, setting, Before, Source, bench.Accuracy(start, images.TestImages)));
             foreach (TunedArm arm in Arms(smoke))
             {
                 measured.AddRange(bench.Run(arm, seed, Figures).Select(f => new Measurement(Shifts.Name, setting, arm.Name, f.Metric, f.Value)));
@@ -70,14 +70,14 @@ public sealed class SvFitRecipe : Recipe
             IEnumerable<(string, double)> Figures(VisionModel net, AdaptationResult result)
             {
                 yield return (Shifted, bench.Accuracy(net, test));
-                yield return (Source, bench.Accuracy(net, images.Test));
+                yield return (Source, bench.Accuracy(net, images.TestImages));
                 yield return (Frozen, result.Adapter is WeightAdaptationRun run ? run.Adapters.OfType<SvFitAdapter>().Sum(a => a.BufferCount) : 0);
             }
         }
 
         return measured;
 
-        ImageTensors Range(int from, int to) => images.Training.Take([.. Enumerable.Range(from, to - from)]);
+        ImageTensors Range(int from, int to) => images.TrainingImages.Take([.. Enumerable.Range(from, to - from)]);
     }
 
     /// <inheritdoc/>
