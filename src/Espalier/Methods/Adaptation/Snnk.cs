@@ -1,0 +1,6 @@
+namespace Espalier.Methods.Adaptation;
+
+/// <summary>SNNK.</summary>
+public sealed partial record Snnk
+{
+}

@@ -1,0 +1,6 @@
+namespace Espalier.Methods.Quantization;
+
+/// <summary>LQ-LoRA.</summary>
+public sealed partial record LqLora
+{
+}
