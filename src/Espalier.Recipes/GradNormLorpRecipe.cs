@@ -112,20 +112,20 @@ public sealed class GradNormLorpRecipe : Recipe
         using LanguageModel model = LanguageModel.Random(ModelConfig.Parse(config, "config.json"), seed, context.Device);
         var options = new TrainingOptions { Steps = smoke ? 3 : 400, LearningRate = rate, Schedule = "cosine", WarmupSteps = smoke ? 1 : 40, ClipNorm = 1, SaveEvery = 0, StateBits = arm == EightBits ? 8 : 32, StateBitsFrom = EightBitsFrom };
         var text = new PackedTokens(tokens, Batch, Length, seed);
-        IReadOnlyList<SparseWeight> maps = SparseWeight.Of(model);
+        IReadOnlyList<NetWeight> maps = NetWeight.Of(model);
         var names = maps.Select(w => w.Name).ToHashSet(StringComparer.Ordinal);
         var adapters = new List<LoraAdapter>();
         List<(string Name, Parameter Value)> trainable = [.. model.Tensors];
         if (arm == FromLora)
         {
             trainable = [.. trainable.Where(t => !names.Contains(t.Name))];
-            foreach ((string name, Linear linear) in model.Blocks.SelectMany(b => b.Linears))
+            foreach (NetWeight map in maps)
             {
                 using var scope = NewDisposeScope();
-                var adapter = LoraAdapter.OfDense(linear.Matrix.detach(), Rank, 2 * Rank, seed, name);
-                linear.Adapter = adapter;
+                var adapter = LoraAdapter.OfDense(map.Matrix(), Rank, 2 * Rank, seed, map.Name);
+                map.Attach(adapter);
                 adapters.Add(adapter);
-                trainable.AddRange([($"{name}.lora_A", adapter.A), ($"{name}.lora_B", adapter.B)]);
+                trainable.AddRange([($"{map.Name}.lora_A", adapter.A), ($"{map.Name}.lora_B", adapter.B)]);
             }
         }
 

@@ -95,8 +95,8 @@ internal sealed partial class TrainCommand : EspalierCommand
             ? Inputs.Load(start, context)
             : LanguageModel.Random(ModelConfig.Parse(File.ReadAllText(parsed.GetRequiredValue(_config)), parsed.GetRequiredValue(_config)), seed, context.Device);
 
-        sparse?.Check(SparseWeight.Of(model), options.Steps);
-        optimizer?.Check(SparseWeight.Of(model), options);
+        sparse?.Check(NetWeight.Of(model), options.Steps);
+        optimizer?.Check(NetWeight.Of(model), options);
         context.Progress.Say("Reading the training text.");
         int[] tokens = TokenWindows.FromDocuments(parsed.GetRequiredValue(_data).SelectMany(d => Inputs.Text(d, context, cancellation).Documents), tokenizer);
         context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(tokens.Length)} tokens of text.");

@@ -9,7 +9,7 @@ public interface IOptimizerMethod
     /// <param name="weights">The maps of the net, in its order.</param>
     /// <param name="options">The training.</param>
     /// <exception cref="EspalierException">Saying what does not fit and what to change.</exception>
-    void Check(IReadOnlyList<SparseWeight> weights, TrainingOptions options);
+    void Check(IReadOnlyList<NetWeight> weights, TrainingOptions options);
 
     /// <summary>Makes the optimiser of one run.</summary>
     /// <param name="context">What it changes.</param>
@@ -28,7 +28,7 @@ public sealed record OptimizerContext
     public required TrainingOptions Options { get; init; }
 
     /// <summary>The maps of the net whose weights are trained, which say how a weight lies; empty where nothing is known of the parameters.</summary>
-    public IReadOnlyList<SparseWeight> Weights { get; init; } = [];
+    public IReadOnlyList<NetWeight> Weights { get; init; } = [];
 
     /// <summary>Where warnings are told.</summary>
     public IProgressSink Progress { get; init; } = SilentProgress.Instance;

@@ -69,7 +69,7 @@ public sealed class VisionTraining(TrainingOptions options)
         var batches = new ImageBatches(images, Batch) { Mean = model.Config.Mean, Deviation = model.Config.Deviation, Augmentation = Augmentation, Seed = Seed };
         return SparseTrainingReport.Run(
             Sparse,
-            () => new SparseTrainingContext { Weights = SparseWeight.Of(model), Net = model, Steps = options.Steps, Seed = Seed, Progress = Progress },
+            () => new SparseTrainingContext { Weights = NetWeight.Of(model), Net = model, Steps = options.Steps, Seed = Seed, Progress = Progress },
             masks,
             (sparse, keep) => Train(model, images, batches, sparse, keep, cancellation));
     }
@@ -84,7 +84,7 @@ public sealed class VisionTraining(TrainingOptions options)
             Buffers = model.Buffers,
             Groups = Groups,
             Schedule = Schedule,
-            OptimizerFactory = OptimizerFactory ?? (Optimizer is null ? null : parameters => Optimizer.Make(new OptimizerContext { Parameters = parameters, Options = options, Weights = SparseWeight.Of(model), Progress = Progress })),
+            OptimizerFactory = OptimizerFactory ?? (Optimizer is null ? null : parameters => Optimizer.Make(new OptimizerContext { Parameters = parameters, Options = options, Weights = NetWeight.Of(model), Progress = Progress })),
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,

@@ -37,7 +37,7 @@ public abstract record LowRankOptimizer : IOptimizerMethod
     private protected virtual int LeastRank => 1;
 
     /// <inheritdoc/>
-    public void Check(IReadOnlyList<SparseWeight> weights, TrainingOptions options)
+    public void Check(IReadOnlyList<NetWeight> weights, TrainingOptions options)
     {
         EspalierException.Require(options.Validate().Momentum == 0 && !options.Nesterov, $"{Slug} steps as Adam does and has no momentum of its own; set beta1.");
         EspalierException.Require(Layers is null || weights.Count == 0 || weights.Any(w => Named(w.Name)), $"No weight's name has one of the words {string.Join(", ", Layers ?? [])}, so {Slug} would project nothing; name other layers.");

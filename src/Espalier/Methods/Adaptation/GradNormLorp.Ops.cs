@@ -54,6 +54,19 @@ public sealed partial record GradNormLorp
         };
     }
 
+    [ParityOp("gradnormlorp.dora_linear")]
+    internal static IReadOnlyDictionary<string, Tensor> DoraOp(ParityCase c)
+    {
+        Tensor w = c.Input("w");
+        using var adapter = new DoraAdapter(c.Input("a"), c.Input("b"), c.Input("m"), c.Parameter<double>("scaling"));
+        Tensor y = adapter.Forward(c.Input("x"), w, null);
+        y.backward([c.Input("grad_y")]);
+        return new Dictionary<string, Tensor>
+        {
+            ["y"] = y.detach(), ["grad_a"] = adapter.A.grad!.clone(), ["grad_b"] = adapter.B.grad!.clone(), ["grad_m"] = adapter.Magnitude.grad!.clone(), ["merged"] = adapter.Weight(w).detach(),
+        };
+    }
+
     [ParityOp("gradnormlorp.quant8")]
     internal static IReadOnlyDictionary<string, Tensor> EightBitOp(ParityCase c)
     {

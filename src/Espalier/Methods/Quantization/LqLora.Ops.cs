@@ -19,7 +19,7 @@ public sealed partial record LqLora
     internal static IReadOnlyDictionary<string, Tensor> QuantiseOp(ParityCase c)
     {
         Tensor a = c.Input("a");
-        NfFormat format = Format(c);
+        NfFormat format = FormatOf(c);
         NfTensor quantised = format.Quantise(a);
         return new Dictionary<string, Tensor>
         {
@@ -39,7 +39,7 @@ public sealed partial record LqLora
     [ParityOp("lqlora.decompose")]
     internal static IReadOnlyDictionary<string, Tensor> DecomposeOp(ParityCase c)
     {
-        (Tensor a, Tensor? fisher, int rank, NfFormat format) = (c.Input("a"), c.Optional("w"), c.Parameter<int>("num_ranks"), Format(c));
+        (Tensor a, Tensor? fisher, int rank, NfFormat format) = (c.Input("a"), c.Optional("w"), c.Parameter<int>("num_ranks"), FormatOf(c));
         using Decomposition once = LowRankPlusQuantised.Decompose(a, fisher, rank, format, iterations: 1);
         using Decomposition final = LowRankPlusQuantised.Decompose(a, fisher, rank, format, c.Parameter("max_iterations", 100));
         using Decomposition plain = LowRankPlusQuantised.QuantiseFirst(a, fisher, 0, format);
@@ -71,7 +71,7 @@ public sealed partial record LqLora
         return [.. all.Chunk((int)table.shape[1])];
     }
 
-    private static NfFormat Format(ParityCase c) => new()
+    private static NfFormat FormatOf(ParityCase c) => new()
     {
         Bits = c.Parameter<int>("num_bits"), ScaleBits = c.Parameter<int>("num_bits_0"), SuperType = NfFormat.TypeOf(c.Parameter<string>("num_bits_1")),
         Block = c.Parameter<int>("block_size_0"), SuperBlock = c.Parameter<int>("block_size_1"),

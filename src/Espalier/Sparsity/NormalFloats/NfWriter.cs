@@ -83,7 +83,7 @@ public static class NfWriter
 
         writer.Commit();
         double weights = parts.Values.Sum(p => (double)p.Quantised.OutFeatures * p.Quantised.InFeatures), bits = parts.Values.Sum(p => p.Quantised.StorageBits);
-        double low = parts.Values.Sum(p => 32.0 + (p.Left is null ? 0 : 8.0 * lowRank.ElementSize() * (p.Left.numel() + p.Right!.numel())));
+        double low = parts.Values.Sum(p => 32.0 + (p.Left is null ? 0 : (lowRank is ScalarType.Float32 ? 32.0 : 16.0) * (p.Left.numel() + p.Right!.numel())));
         return new NfReport(tensors.Sum(t => t.Value.numel() * t.Value.element_size()), bits / weights, (bits + low) / weights, comparison.Largest);
     }
 }

@@ -176,7 +176,7 @@ public sealed class GradNormLorpTests
     {
         using var net = new TinyNet();
         OptimizedParameter[] bias = [new("bias", net.Bias)], all = [.. net.Trainable.Select(t => new OptimizedParameter(t.Name, t.Value))];
-        var heard = new Pruning.Heard();
+        var heard = new Espalier.Tests.Pruning.Heard();
         using (new GradNormLorp { Rank = 64 }.Make(new OptimizerContext { Parameters = all, Options = new TrainingOptions(), Progress = heard }))
         {
             heard.Said.ShouldContain(w => w.Contains("rank 64 saves nothing"));
