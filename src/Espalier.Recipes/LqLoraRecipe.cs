@@ -173,7 +173,7 @@ public sealed class LqLoraRecipe : Recipe
         using var scope = NewDisposeScope();
         using var frozen = no_grad();
         Tensor matrix = target.Matrix();
-        return (matrix - adapter.Weight(matrix)).square().sum().item<double>();
+        return (matrix - adapter.Weight(matrix)).to(ScalarType.Float64).square().sum().item<double>();
     }
 
     /// <summary>Blocks of 32 with b + 1 bits, or b for the largest matrices, as many as the budget needs.</summary>

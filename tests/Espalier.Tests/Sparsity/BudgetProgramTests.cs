@@ -1,5 +1,6 @@
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Google.OrTools.Sat;
 
 namespace Espalier.Tests.Sparsity;
 
@@ -28,6 +29,29 @@ public sealed class BudgetProgramTests
         BudgetChoice choice = BudgetProgram.Solve(costs, weights, budget);
         choice.Gap.ShouldBeLessThan(1e-6);
         choice.Weight.ShouldBeLessThanOrEqualTo(budget * (1 + 1e-9));
+    }
+
+    [Fact]
+    public void Another_solver_finds_nothing_better()
+    {
+        Random random = new Seed(4).Random("budgets");
+        for (int trial = 0; trial < 5; trial++)
+        {
+            (double[][] costs, double[][] weights, double budget) = Instance(random, 30, 8, whole: true);
+            var model = new CpModel();
+            BoolVar[][] x = [.. costs.Select((row, i) => row.Select((_, k) => model.NewBoolVar($"{i} {k}")).ToArray())];
+            foreach (BoolVar[] item in x)
+            {
+                model.AddExactlyOne(item);
+            }
+
+            LinearExpr Sum(double[][] table) => LinearExpr.WeightedSum(x.SelectMany(item => item), table.SelectMany(row => row).Select(v => (long)v));
+            model.Add(Sum(weights) <= (long)Math.Floor(budget));
+            model.Minimize(Sum(costs));
+            var solver = new CpSolver { StringParameters = "num_workers:1" };
+            solver.Solve(model).ShouldBe(CpSolverStatus.Optimal);
+            BudgetProgram.Solve(costs, weights, budget).Cost.ShouldBe(solver.ObjectiveValue, 1e-6);
+        }
     }
 
     [Fact]

@@ -31,8 +31,8 @@ public sealed partial record Snnk : WeightAdaptation, IVisionMethod
     /// <summary>Whether rows of the projection are orthogonal within blocks: lower variance where m is as large as the input. Default true.</summary>
     public bool Orthogonal { get; init; } = true;
 
-    /// <summary>Scales an adapter's inputs to this length; 0 leaves them. Default 1.</summary>
-    public double Length { get; init => field = OptionCheck.Checked(value, value >= 0 && double.IsFinite(value), Slug, "length of inputs", "0 or a positive number"); } = 1;
+    /// <summary>Scales an adapter's inputs to this length, which keeps the exponentials of sin and cos bounded; 0 (default) leaves them.</summary>
+    public double Length { get; init => field = OptionCheck.Checked(value, value >= 0 && double.IsFinite(value), Slug, "length of inputs", "0 or a positive number"); }
 
     /// <inheritdoc/>
     protected override void CheckWeight(NetWeight weight) =>

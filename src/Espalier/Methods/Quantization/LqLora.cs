@@ -109,21 +109,6 @@ public sealed partial record LqLora : WeightAdaptation
         return sums;
     }
 
-    /// <summary>Writes the model of a run at its real size: quantised parts packed, low-rank parts beside.</summary>
-    /// <param name="run">A run of this method on a language model.</param>
-    /// <param name="folder">The output folder.</param>
-    /// <param name="companions">A folder whose tokeniser files are copied; null copies none.</param>
-    /// <exception cref="EspalierException">When the run is another method's, on a vision net or a pruned one.</exception>
-    public static NfReport WriteModel(IAdaptationRun run, string folder, string? companions = null)
-    {
-        EspalierException.Require(run is WeightAdaptationRun { Context.Language: not null } own && own.Adapters.All(a => a is LqLoraAdapter),
-            "Only a dense language model that lqlora adapts can be written quantised; merge this adapter instead.");
-        using var scope = NewDisposeScope();
-        var weights = (WeightAdaptationRun)run;
-        return NfWriter.Write(
-            weights.Context.Language!, weights.Targets.Zip(weights.Adapters).ToDictionary(t => t.First.Name, t => ((LqLoraAdapter)t.Second).Part(), StringComparer.Ordinal), folder, companions: companions);
-    }
-
     /// <inheritdoc/>
     protected override void CheckWeight(NetWeight weight) => LowRankAdapter.CheckRank(Rank, weight.Rows, weight.Columns, weight.Name);
 
@@ -168,6 +153,10 @@ public sealed partial record LqLora : WeightAdaptation
     /// <inheritdoc/>
     protected internal override IReadOnlyDictionary<string, string> Notes(WeightAdaptationRun run) => run.Targets.Zip(run.Adapters).ToDictionary(
         t => $"nf:{t.First.Module}", t => ((LqLoraAdapter)(t.Second is MaskedAdapter masked ? masked.Inner : t.Second)).Quantised.Format.ToString(), StringComparer.Ordinal);
+
+    /// <inheritdoc/>
+    protected override WeightAdaptationRun NewRun(AdaptationContext context, IReadOnlyList<NetWeight> targets, IReadOnlyList<ILinearAdapter> adapters, IReadOnlyList<(string Name, TorchSharp.Modules.Parameter Value)> whole) =>
+        new LqLoraRun(this, context, targets, adapters, whole);
 
     /// <summary>A weight's two parts as the options say.</summary>
     internal Decomposition Decompose(Tensor matrix, Tensor? fisher, NfFormat format) => Start switch

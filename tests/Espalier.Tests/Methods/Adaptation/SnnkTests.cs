@@ -23,7 +23,7 @@ public sealed class SnnkTests
     public void Relu_features_estimate_the_arc_cosine_kernel(bool orthogonal)
     {
         using var scope = NewDisposeScope();
-        Tensor x = randn(3, 8), w = randn(4, 8), g = RandomFeatures.Projection(40_000, 8, orthogonal, new Seed(1), "test");
+        Tensor x = Normal(1, 3, 8), w = Normal(2, 4, 8), g = RandomFeatures.Projection(40_000, 8, orthogonal, new Seed(1), "test");
         Tensor estimate = RandomFeatures.Relu(x, g).mm(RandomFeatures.Relu(w, g).t());
         (estimate - RandomFeatures.ArcCosine(x, w)).abs().max().item<float>().ShouldBeLessThan(0.25f);
     }
@@ -35,7 +35,7 @@ public sealed class SnnkTests
     public void Universal_features_are_unbiased(UniversalFunction function, double damping)
     {
         using var scope = NewDisposeScope();
-        Tensor x = randn(2, 4) * 0.4, w = randn(3, 4) * 0.4, bias = randn(3), g = RandomFeatures.Projection(200_000, 4, false, new Seed(2), "test");
+        Tensor x = Normal(3, 2, 4) * 0.3, w = Normal(4, 3, 4) * 0.3, bias = Normal(5, 3), g = RandomFeatures.Projection(200_000, 4, false, new Seed(2), "test");
         Tensor xi = (arange(200_000).remainder(2) * 2 - 1) / (2 * Math.PI);
         Tensor estimate = RandomFeatures.Universal(x, g, xi, damping).mm(RandomFeatures.UniversalWeights(function, w, bias, g, xi, damping).t()).real;
         Tensor inside = nn.functional.linear(x, w, bias);
@@ -78,7 +78,7 @@ public sealed class SnnkTests
         using LanguageModel model = TinyModels.Create("llama");
         using var scope = NewDisposeScope();
         Tensor ids = TinyModels.Ids(model.Config, 2, 12), before = Logits(model, ids);
-        var method = new Snnk { Kind = kind, Bottleneck = bottleneck, Features = 5, Targets = ["o_proj", "down_proj"] };
+        var method = new Snnk { Kind = kind, Bottleneck = bottleneck, Features = 5, Length = kind is KernelFeatures.Sin or KernelFeatures.Cos ? 1 : 0, Targets = ["o_proj", "down_proj"] };
         using (method.Begin(AdaptationContext.Of(model)))
         {
             Largest(Logits(model, ids), before).ShouldBe(0);
@@ -137,6 +137,12 @@ public sealed class SnnkTests
         Should.Throw<EspalierException>(() => new Snnk { Kind = KernelFeatures.Sin }.Check(mlp, Few)).Message.ShouldContain("Only relu features");
         Should.Throw<EspalierException>(() => new Snnk().Check(NetWeight.Of(resnet), Few)).Message.ShouldContain("is a convolution");
         Should.Throw<EspalierException>(() => MethodCatalogue.Default.Create<IAdaptation>("snnk", new Dictionary<string, object?> { ["features"] = 0 })).Message.ShouldContain("number of features of 0");
+    }
+
+    private static Tensor Normal(long seed, params long[] shape)
+    {
+        using Generator generator = new Seed(seed).Generator("draw");
+        return randn(shape, ScalarType.Float32, generator: generator);
     }
 
     private static Tensor Logits(LanguageModel model, Tensor ids)

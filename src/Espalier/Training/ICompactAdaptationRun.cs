@@ -1,0 +1,14 @@
+using Espalier.Runtime;
+using Espalier.Sparsity.NormalFloats;
+
+namespace Espalier.Training;
+
+/// <summary>An adaptation that also stores the weights it adapts in fewer bits, so that the whole model can be written as it is used and loads and runs at that size.</summary>
+public interface ICompactAdaptationRun : IAdaptationRun
+{
+    /// <summary>Writes the adapted model: its quantised weights packed, what is trained beside them.</summary>
+    /// <param name="folder">The output folder.</param>
+    /// <param name="companions">A folder whose tokeniser files are copied; null copies none.</param>
+    /// <exception cref="EspalierException">When it is no dense language model.</exception>
+    NfReport WriteModel(string folder, string? companions = null);
+}
