@@ -1,5 +1,4 @@
 using Espalier.Data;
-using Espalier.Evaluation;
 using Espalier.Methods.Adaptation;
 using Espalier.Methods.Retraining;
 using Espalier.Models;

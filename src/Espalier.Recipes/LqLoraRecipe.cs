@@ -1,6 +1,5 @@
 using System.Globalization;
 using Espalier.Data;
-using Espalier.Evaluation;
 using Espalier.Methods.Adaptation;
 using Espalier.Methods.Quantization;
 using Espalier.Models;

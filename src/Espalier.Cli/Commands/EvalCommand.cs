@@ -11,6 +11,7 @@ using Espalier.Evaluation.Tasks;
 using Espalier.Models;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
+using Espalier.Sparsity.Packed;
 
 namespace Espalier.Cli.Commands;
 
@@ -75,7 +76,10 @@ internal sealed class EvalCommand : EspalierCommand
             return ExitCode.Success;
         }
 
-        using StreamedModel model = StreamedModel.Open(folder);
+        ModelConfig config = ModelConfig.Load(folder);
+        ITensorSource tensors = PackedSource.OpenAny(folder);
+        using var opened = tensors as IDisposable;
+        using var model = new StreamedModel(config, tensors);
         Tokenizer tokenizer = Tokenizer.Load(folder);
         int length = parsed.GetValue(_contextLength) ?? Math.Min(model.Config.MaxPositions, LongestContext);
         EspalierException.Require(length >= 2 && length <= model.Config.MaxPositions,

@@ -1,6 +1,5 @@
 using Espalier.Catalogue;
 using Espalier.Methods.Retraining;
-using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Training;
 
