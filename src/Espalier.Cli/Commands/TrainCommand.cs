@@ -135,7 +135,7 @@ internal sealed partial class TrainCommand : EspalierCommand
         }
     }
 
-    private static void Forget(string state)
+    internal static void Forget(string state)
     {
         if (Directory.Exists(state))
         {
