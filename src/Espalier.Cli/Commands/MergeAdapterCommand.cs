@@ -58,8 +58,8 @@ internal sealed class MergeAdapterCommand : EspalierCommand
 
         if (parsed.GetValue(_compact))
         {
-            EspalierException.Require(adapters is [{ Weight: 1 }] && parsed.GetValue(_type) is null, "--compact writes one adapter at weight 1, in its own types; leave the others and --dtype out.");
-            return Compact(folder, adapters[0].Folder, masks, output, context);
+            EspalierException.Require(adapters is [{ Weight: 1 }], "--compact writes one adapter at weight 1; leave the others out.");
+            return Compact(folder, adapters[0].Folder, masks, output, TypeOf(parsed.GetValue(_type) ?? StoredType(folder)), context);
         }
 
         using LanguageModel model = Inputs.Load(folder, context);
@@ -70,12 +70,12 @@ internal sealed class MergeAdapterCommand : EspalierCommand
         return ExitCode.Success;
     }
 
-    private static int Compact(string folder, string adapter, IReadOnlyDictionary<string, SparsityMask> masks, string output, CommandContext context)
+    private static int Compact(string folder, string adapter, IReadOnlyDictionary<string, SparsityMask> masks, string output, ScalarType others, CommandContext context)
     {
         using LanguageModel model = Inputs.Load(folder, context);
         using IAdaptationRun run = AdapterFile.MethodOf(adapter).Begin(AdaptationContext.Of(model, masks) with { Saved = adapter });
         EspalierException.Require(run is ICompactAdaptationRun, $"The adapter in {adapter} has no weights in fewer bits of its own (lqlora's has), so nothing can be written compact; leave --compact out.");
-        NfReport report = ((ICompactAdaptationRun)run).WriteModel(output, folder);
+        NfReport report = ((ICompactAdaptationRun)run).WriteModel(output, folder, others);
         context.Show(
             new { folder = output, report.Bytes, report.BitsPerWeight, report.BitsWithLowRank, report.LargestDifference },
             () =>

@@ -11,11 +11,11 @@ namespace Espalier.Methods.Quantization;
 internal sealed class LqLoraRun(LqLora method, AdaptationContext context, IReadOnlyList<NetWeight> targets, IReadOnlyList<ILinearAdapter> adapters, IReadOnlyList<(string Name, Parameter Value)> whole)
     : WeightAdaptationRun(method, context, targets, adapters, whole), ICompactAdaptationRun
 {
-    public NfReport WriteModel(string folder, string? companions = null)
+    public NfReport WriteModel(string folder, string? companions = null, ScalarType others = ScalarType.Float32)
     {
         EspalierException.Require(Context.Language is not null && Adapters.All(a => a is LqLoraAdapter), "Only a language model that is not pruned can be written quantised; merge this adapter instead.");
         using var scope = NewDisposeScope();
         return NfWriter.Write(
-            Context.Language!, Targets.Zip(Adapters).ToDictionary(t => t.First.Name, t => ((LqLoraAdapter)t.Second).Part(), StringComparer.Ordinal), folder, companions: companions);
+            Context.Language!, Targets.Zip(Adapters).ToDictionary(t => t.First.Name, t => ((LqLoraAdapter)t.Second).Part(), StringComparer.Ordinal), folder, others: others, companions: companions);
     }
 }
