@@ -66,8 +66,7 @@ public sealed class SnnkRecipe : Recipe
     /// <inheritdoc/>
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
-        EspalierException.Require(context.Model is null, "This reproduction trains a net of its own from random weights; leave --model out.");
-        using VisionBench bench = VisionBench.Open(context, VisionBench.Fashion, Net, 20_000, 10_000);
+        using VisionBench bench = VisionBench.Open(context, RecipeImages.Fashion, Net, 20_000, 10_000);
         using VisionModel dense = bench.Fresh(seed);
         bench.Train(dense, Options(bench, 5, 1e-3), BatchOf(context), seed);
         return [.. Estimate(context, seed), .. Bundle(context, bench, dense, seed), .. Adapt(context, bench, dense, seed)];
