@@ -46,6 +46,8 @@ internal static class CommandList
         new ExportCommand(),
         new ReproduceCommand(),
         new TrainCommand(),
+        new AdaptCommand(),
+        new MergeAdapterCommand(),
         new ComplexityCommand(),
         new TokenizerCommand(),
         new DownloadCommand(),

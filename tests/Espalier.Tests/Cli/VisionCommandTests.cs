@@ -127,7 +127,7 @@ public sealed class VisionCommandTests
     }
 
     // Grey noise; class 1 has bright stripes. As idx files.
-    private static void WriteImages(TemporaryFolder folder, int count)
+    internal static void WriteImages(TemporaryFolder folder, int count)
     {
         var random = new Random(1);
         byte[] pixels = new byte[count * 64], labels = [.. Enumerable.Range(0, count).Select(i => (byte)(i % 2))];

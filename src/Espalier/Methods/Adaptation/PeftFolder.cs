@@ -72,8 +72,8 @@ internal static class PeftFolder
             }
 
             EspalierException.Require(pairs.Count == 0, $"{path} has an adapter for {pairs.Keys.FirstOrDefault()}, which is no linear map or convolution of this net; it belongs to another one.");
-            EspalierException.Require(targets.Count > 0, $"{path} has no adapter for any weight of this net.");
             IReadOnlyList<(string Name, Parameter Value)> whole = TakeWhole(context, file, others, path);
+            EspalierException.Require(targets.Count + whole.Count > 0, $"{path} has no adapter for any weight of this net.");
             Lora method = defaults with { Rank = config.Rank, Alpha = config.Alpha, RankStabilised = config.RankStabilised, Targets = [.. targets.Select(t => t.Module)], Train = [.. whole.Select(w => w.Name)] };
             // One that was trained without masks must not be masked behind the user's back: merging it refuses.
             return new LoraRun(method, masked.Length > 0 ? context : context with { Masks = new Dictionary<string, Sparsity.SparsityMask>() }, targets, adapters, whole);
@@ -133,7 +133,8 @@ internal static class PeftFolder
 
     private static List<(string Name, Parameter Value)> TakeWhole(AdaptationContext context, SafeTensorsFile file, List<string> keys, string path)
     {
-        var whole = new List<(string, Parameter)>();
+        var whole = new List<(string Name, Parameter Value)>();
+        var values = new List<Tensor>();
         foreach (string key in keys)
         {
             string name = (key.StartsWith(Prefix, StringComparison.Ordinal) ? key[Prefix.Length..] : key).Replace(".modules_to_save.", ".", StringComparison.Ordinal);
@@ -141,8 +142,13 @@ internal static class PeftFolder
             EspalierException.Require(own is not null, $"{path} holds {key}, which is no parameter of this net{(name.Contains("lm_head", StringComparison.Ordinal) ? " (its head is tied to the token table)" : "")}.");
             Tensor saved = file.Read(key);
             EspalierException.Require(saved.shape.AsSpan().SequenceEqual(value.shape), $"{key} in {path} is [{string.Join(", ", saved.shape)}], the net's {own} [{string.Join(", ", value.shape)}].");
-            value.copy_(saved);
+            values.Add(saved);
             whole.Add((own, value));
+        }
+
+        foreach (((_, Parameter value), Tensor saved) in whole.Zip(values))
+        {
+            value.copy_(saved);
         }
 
         return whole;
