@@ -9,12 +9,12 @@ public sealed class ArchitectureTests
     /// <summary>From the ground up.</summary>
     private static readonly string[] Floors =
     [
-        "Runtime", "Catalogue", "Checkpoints", "Data", "Models", "Verification", "Sparsity", "Training", "Evaluation", "Reporting", "Pruning", "Methods", "Recipes", "Cli",
+        "Runtime", "Catalogue", "Checkpoints", "Data", "Models", "Verification", "Sparsity", "Training", "Evaluation", "Reporting", "Pruning", "Methods", "Recipes", "Runs", "Cli",
     ];
 
     private static readonly IReadOnlyList<AssemblyDefinition> House =
     [
-        .. new[] { typeof(Espalier.Runtime.Seed), typeof(Espalier.Recipes.Recipe), typeof(Espalier.Cli.EspalierCommandLine) }
+        .. new[] { typeof(Espalier.Runtime.Seed), typeof(Espalier.Recipes.Recipe), typeof(Espalier.Runs.RunStore), typeof(Espalier.Cli.EspalierCommandLine) }
             .Select(t => AssemblyDefinition.ReadAssembly(t.Assembly.Location, new ReaderParameters { ReadSymbols = true })),
     ];
 

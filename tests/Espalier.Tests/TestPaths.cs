@@ -56,9 +56,13 @@ internal sealed class TemporaryFolder : IDisposable
     }
 }
 
-/// <summary>Tests leave the user's cache alone.</summary>
-internal static class NoCache
+/// <summary>Tests leave the user's cache and the user's record of runs alone.</summary>
+internal static class NoTraces
 {
     [System.Runtime.CompilerServices.ModuleInitializer]
-    internal static void TurnOff() => Environment.SetEnvironmentVariable("ESPALIER_CACHE", "none");
+    internal static void TurnOff()
+    {
+        Environment.SetEnvironmentVariable("ESPALIER_CACHE", "none");
+        Environment.SetEnvironmentVariable("ESPALIER_RUNS", "none");
+    }
 }
