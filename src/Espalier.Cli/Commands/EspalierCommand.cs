@@ -66,6 +66,7 @@ internal static class CommandList
         new EvalCommand(),
         new ExportCommand(),
         new ReproduceCommand(),
+        new RunsCommand(),
         new TrainCommand(),
         new AdaptCommand(),
         new MergeAdapterCommand(),
