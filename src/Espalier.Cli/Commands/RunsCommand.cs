@@ -79,7 +79,7 @@ internal static class RunWords
     };
 
     /// <summary>What a person calls a run: its title, else its model.</summary>
-    public static string NameOf(Run run) => run.Title.Length > 0 ? run.Title : run.Model;
+    public static string NameOf(Run run) => run.Title.Length > 0 ? run.Title : Path.IsPathRooted(run.Model) ? Path.GetFileName(run.Model) : run.Model;
 
     /// <summary>A run as <c>--json</c> shows it.</summary>
     public static object Json(Run run) => new
