@@ -12,7 +12,8 @@ namespace Espalier.Cli.Commands;
 internal sealed class RunFilterWords
 {
     private readonly Option<string[]> _command = new("--command") { Description = "Only runs of this command; may be given several times.", HelpName = "name" };
-    private readonly Option<RunState[]> _state = new("--state") { Description = "Only runs in this state; may be given several times.", HelpName = "queued|running|finished|failed|interrupted" };
+    private readonly Option<string[]> _state = new Option<string[]>("--state") { Description = "Only runs in this state (queued, running, finished, failed, interrupted); may be given several times.", HelpName = "word" }
+        .AcceptOnlyFromAmong([.. Enum.GetValues<RunState>().Select(RunWords.Word)]);
     private readonly Option<string[]> _tag = new("--tag") { Description = "Only runs with this tag; given several times, with all of them.", HelpName = "word" };
     private readonly Option<string?> _text = new("--find") { Description = "Only runs whose title, model, command, folder or plan has this text.", HelpName = "text" };
     private readonly Option<string?> _since = new("--since") { Description = "Only runs that began at this time or later: a date, or how long ago (90m, 12h, 7d, 4w).", HelpName = "time" };
@@ -26,7 +27,7 @@ internal sealed class RunFilterWords
         return new RunFilter
         {
             Commands = parsed.GetValue(_command) ?? [],
-            States = parsed.GetValue(_state) ?? [],
+            States = [.. (parsed.GetValue(_state) ?? []).Select(s => Enum.Parse<RunState>(s, ignoreCase: true))],
             Tags = parsed.GetValue(_tag) ?? [],
             Text = parsed.GetValue(_text),
             Since = parsed.GetValue(_since) is { } since ? RunWords.Time(since, "--since", now) : null,
@@ -41,7 +42,8 @@ internal sealed class RunsListCommand : EspalierCommand
     private static readonly Column[] Headings = [new("run"), new("state"), new("command"), new("title or model"), new("began"), new("took", Numeric: true), new("came to")];
 
     private readonly RunFilterWords _filter = new();
-    private readonly Option<RunSort> _sort = new("--sort") { Description = "By what to sort.", HelpName = "started|ended|command|model|title|state", DefaultValueFactory = _ => RunSort.Started };
+    private readonly Option<string> _sort = new Option<string>("--sort") { Description = "By what to sort: started, ended, command, model, title, state.", HelpName = "word", DefaultValueFactory = _ => "started" }
+        .AcceptOnlyFromAmong([.. Enum.GetNames<RunSort>().Select(n => n.ToLowerInvariant())]);
     private readonly Option<bool> _ascending = new("--ascending") { Description = "The least (the oldest) first." };
     private readonly Option<int> _take = new("--take") { Description = "How many runs at most.", HelpName = "N", DefaultValueFactory = _ => 20 };
     private readonly Option<int> _skip = new("--skip") { Description = "How many to pass over.", HelpName = "N", DefaultValueFactory = _ => 0 };
@@ -63,7 +65,7 @@ internal sealed class RunsListCommand : EspalierCommand
     {
         int take = parsed.GetValue(_take), skip = parsed.GetValue(_skip);
         EspalierException.Require(take > 0 && skip >= 0, "--take is a whole number above 0, --skip one from 0 on.");
-        RunFilter filter = _filter.Read(parsed) with { Sort = parsed.GetValue(_sort), Descending = !parsed.GetValue(_ascending), Take = take, Skip = skip };
+        RunFilter filter = _filter.Read(parsed) with { Sort = Enum.Parse<RunSort>(parsed.GetRequiredValue(_sort), ignoreCase: true), Descending = !parsed.GetValue(_ascending), Take = take, Skip = skip };
         await using RunStore store = await RunWords.OpenAsync(cancellation).ConfigureAwait(false);
         RunPage page = await store.ListAsync(filter, cancellation).ConfigureAwait(false);
         context.Show(new { store = store.Place, page.Total, runs = page.Runs.Select(RunWords.Json) }, () => Print(context, page, skip));
