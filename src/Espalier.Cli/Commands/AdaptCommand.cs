@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Globalization;
-using System.Text.Json.Nodes;
 using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Models;

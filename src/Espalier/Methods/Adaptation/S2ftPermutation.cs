@@ -1,6 +1,5 @@
 using Espalier.Models;
 using Espalier.Runtime;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Adaptation;

@@ -1,5 +1,4 @@
 using Espalier.Models;
-using Espalier.Runtime;
 using Espalier.Training;
 using static TorchSharp.torch;
 
