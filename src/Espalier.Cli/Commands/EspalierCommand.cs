@@ -47,6 +47,8 @@ internal static class CommandList
         new ReproduceCommand(),
         new TrainCommand(),
         new ComplexityCommand(),
+        new CompleteCommand(),
+        new AttentionCommand(),
         new TokenizerCommand(),
         new DownloadCommand(),
         new VerifyCommand(),

@@ -6,6 +6,7 @@ using Espalier.Checkpoints;
 using Espalier.Cli.Display;
 using Espalier.Data;
 using Espalier.Evaluation;
+using Espalier.Methods.Quantization;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 
@@ -30,6 +31,7 @@ internal static class VisionWords
     public static JsonObject Evaluate(string word, string folder, string reference, int? limit, CommandContext context, CancellationToken cancellation)
     {
         using VisionModel model = VisionModel.Load(folder, context.Device);
+        using QuantisedNet? rounded = QuantisedNet.Attach(model, folder);
         using ImageTensors images = Images(reference, model.Config, limit, context, cancellation);
         var clock = Stopwatch.StartNew();
         ImageAccuracyResult result = ImageAccuracy.Evaluate(model, images, progress: context.Progress, cancellation: cancellation);

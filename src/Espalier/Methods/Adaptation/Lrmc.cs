@@ -45,7 +45,7 @@ public sealed partial record Lrmc : IBiasRepair
     /// <summary>How regressions are solved. Default <see cref="LrmcSolver.Approximate"/>.</summary>
     public LrmcSolver Solver { get; init; } = LrmcSolver.Approximate;
 
-    /// <summary>Sweeps of a half step. 0 (default) takes as many as the accuracy min(0.1, 0.3 · present change of the space) needs, at most 20, and gives a column that gains less than twofold a sweep to the sketch.</summary>
+    /// <summary>Sweeps of a half step. 0 (default) takes as many as the accuracy min(0.1, 0.3 · present change of the space) needs, 2 to 20, and gives a column that gains less than twofold a sweep to the sketch.</summary>
     /// <exception cref="EspalierException">Outside 0 to 100.</exception>
     public int Sweeps
     {

@@ -9,7 +9,8 @@ namespace Espalier.Methods.Adaptation;
 /// </summary>
 internal sealed class MaskedRegressions(KnownEntries entries, float[] basis, int k, Lrmc options, Runtime.Seed seed)
 {
-    private const int MostSweeps = 20;
+    // With fewer than two, an answer that starts good enough would never get better.
+    private const int LeastSweeps = 2, MostSweeps = 20;
 
     private long _sweeps, _sketched;
 
@@ -90,7 +91,7 @@ internal sealed class MaskedRegressions(KnownEntries entries, float[] basis, int
         double gamma = TensorPrimitives.SumOfSquares<float>(s), first = gamma, goal = accuracy > 0 ? accuracy * accuracy * TensorPrimitives.SumOfSquares<float>(t) : 0;
         s.CopyTo(p);
         int done = 0;
-        for (; done < sweeps && gamma > goal; done++)
+        for (; done < sweeps && gamma > (done < LeastSweeps ? 0 : goal); done++)
         {
             t.Clear();
             for (int e = 0; e < known.Length; e++)

@@ -66,6 +66,20 @@ public sealed class OscillationTracker(double momentum = 0.01, double freezeThre
         return x.MoveToOuterDisposeScope();
     }
 
+    /// <summary>Everything it must have again to go on; the tensors stay its own. Nothing before the first call.</summary>
+    public IReadOnlyList<(string Name, Tensor Value)> SaveState() => _previous is null
+        ? []
+        : [("previous", _previous), ("direction", _direction!), ("rate", _rate!), ("total", _total!), ("mean", _mean!), ("frozen", _frozen!), ("frozen_value", _frozenValue!)];
+
+    /// <summary>Takes a saved state over, by copy, after a first call.</summary>
+    public void LoadState(IReadOnlyDictionary<string, Tensor> state)
+    {
+        foreach ((string name, Tensor value) in SaveState())
+        {
+            value.copy_(state[name]);
+        }
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
