@@ -47,7 +47,8 @@ public sealed class SegmentationScenes : IDisposable
         EspalierException.Require(backgrounds is null || backgrounds.Images.shape[1] == Channels, "Backgrounds are colour images.");
         EspalierException.Require(count > 0, $"{count} scenes are none; ask for at least 1.");
         int height = (int)shape[2], width = (int)shape[3], area = side * side;
-        Random random = seed.Random("scenes");
+        // The same seed gives the same scenes in either rendering.
+        Random random = seed.Random("scenes"), noise = seed.Random("noise of scenes");
         byte[] pixels = new byte[count * Channels * area], itemPixels = [.. items.Images.bytes];
         long[] masks = new long[count * area], classes = [.. items.Labels.data<long>()], labels = new long[count];
         for (int n = 0; n < count; n++)
@@ -73,7 +74,7 @@ public sealed class SegmentationScenes : IDisposable
 
             if (rendering is SceneRendering.Infrared)
             {
-                Cool(scene, side, random);
+                Cool(scene, side, noise);
             }
         }
 
@@ -113,7 +114,7 @@ public sealed class SegmentationScenes : IDisposable
         }
     }
 
-    private static void Cool(Span<byte> scene, int side, Random random)
+    private static void Cool(Span<byte> scene, int side, Random noise)
     {
         int area = side * side;
         double[] heat = new double[area];
@@ -125,7 +126,7 @@ public sealed class SegmentationScenes : IDisposable
         heat = Blur(Blur(heat, side), side);
         for (int i = 0; i < area; i++)
         {
-            byte value = (byte)Math.Clamp(70 + (0.45 * heat[i]) + (8 * (random.NextDouble() - 0.5)), 0, 255);
+            byte value = (byte)Math.Clamp(70 + (0.45 * heat[i]) + (8 * (noise.NextDouble() - 0.5)), 0, 255);
             for (int c = 0; c < Channels; c++)
             {
                 scene[(c * area) + i] = value;
