@@ -70,7 +70,7 @@ public sealed class WgsefRecipe : Recipe
 
         foreach (double lambda in penalties)
         {
-            Arm(NamedLasso(lambda), m => new GroupLasso(counter.Regularised(SparseWeight.Of(m), m), lambda));
+            Arm(NamedLasso(lambda), m => new GroupLasso(counter.Regularised(NetWeight.Of(m), m), lambda));
         }
 
         Arm(Pruned, null);
@@ -143,7 +143,7 @@ public sealed class WgsefRecipe : Recipe
     }
 
     // As a hook, so that groups can be counted before the projection that ends a sparse training.
-    private static WgsefRun Run(Wgsef method, VisionModel model) => new(method, SparseWeight.Of(model), model);
+    private static WgsefRun Run(Wgsef method, VisionModel model) => new(method, NetWeight.Of(model), model);
 
     private static string Named(double lambda) => FormattableString.Invariant($"{Wgsef}, λ = {lambda}");
 

@@ -21,7 +21,7 @@ internal sealed partial class TrainCommand
         var seed = new Seed(parsed.GetValue(_seed));
         string file = parsed.GetRequiredValue(_config);
         using VisionModel model = start is null ? VisionModel.Random(VisionConfig.Parse(File.ReadAllText(file), file), seed, context.Device) : VisionModel.Load(start, context.Device);
-        sparse?.Check(SparseWeight.Of(model), options.Steps);
+        sparse?.Check(NetWeight.Of(model), options.Steps);
         using ImageTensors images = VisionWords.Images(data[0], model.Config, null, context, cancellation);
         context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(images.Count)} images.");
         var training = new VisionTraining(options)

@@ -93,7 +93,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             ? Inputs.Load(start, context)
             : LanguageModel.Random(ModelConfig.Parse(File.ReadAllText(parsed.GetRequiredValue(_config)), parsed.GetRequiredValue(_config)), seed, context.Device);
 
-        sparse?.Check(SparseWeight.Of(model), options.Steps);
+        sparse?.Check(NetWeight.Of(model), options.Steps);
         context.Progress.Say("Reading the training text.");
         int[] tokens = TokenWindows.FromDocuments(parsed.GetRequiredValue(_data).SelectMany(d => Inputs.Text(d, context, cancellation).Documents), tokenizer);
         context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(tokens.Length)} tokens of text.");

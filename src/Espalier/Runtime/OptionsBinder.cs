@@ -2,6 +2,8 @@ using System.Collections;
 using System.Globalization;
 using System.Reflection;
 using System.Runtime.ExceptionServices;
+using System.Text.Json;
+using System.Text.Json.Nodes;
 
 namespace Espalier.Runtime;
 
@@ -71,6 +73,49 @@ public static class OptionsBinder
     /// <summary>The names that <paramref name="type"/> takes, as YAML spells them.</summary>
     public static IReadOnlyList<string> Names(Type type) =>
         [.. type.GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(p => p.SetMethod is { IsPublic: true }).Select(p => Snake(p.Name))];
+
+    /// <summary>The options of an instance as words that <see cref="Bind(Type, IReadOnlyDictionary{string, object?}, string)"/> makes it of again; what is null is left out.</summary>
+    /// <param name="options">A record of numbers, booleans, words, enumerations and lists of them.</param>
+    public static JsonObject Words(object options)
+    {
+        var words = new JsonObject();
+        foreach (PropertyInfo property in options.GetType().GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(p => p.SetMethod is { IsPublic: true } && p.GetIndexParameters().Length == 0))
+        {
+            if (Word(property.GetValue(options)) is { } word)
+            {
+                words[Snake(property.Name)] = word;
+            }
+        }
+
+        return words;
+    }
+
+    /// <summary>A value of JSON as the binder takes values: number, boolean, word, list.</summary>
+    /// <param name="value">The value.</param>
+    public static object? Plain(JsonNode? value) => value switch
+    {
+        null => null,
+        JsonArray list => list.Select(Plain).ToArray(),
+        JsonObject map => map.ToDictionary(m => m.Key, m => Plain(m.Value)),
+        _ => value.GetValueKind() switch
+        {
+            JsonValueKind.String => value.GetValue<string>(),
+            JsonValueKind.True or JsonValueKind.False => value.GetValue<bool>(),
+            _ => value.GetValue<double>(),
+        },
+    };
+
+    private static JsonNode? Word(object? value) => value switch
+    {
+        null => null,
+        bool flag => JsonValue.Create(flag),
+        int or long => JsonValue.Create(System.Convert.ToInt64(value, CultureInfo.InvariantCulture)),
+        float or double => JsonValue.Create(System.Convert.ToDouble(value, CultureInfo.InvariantCulture)),
+        string text => JsonValue.Create(text),
+        Enum => JsonValue.Create(string.Join(",", value.ToString()!.Split(", ").Select(Snake))),
+        IEnumerable list => new JsonArray([.. list.Cast<object?>().Select(Word)]),
+        _ => Words(value) is { Count: > 0 } nested ? nested : JsonValue.Create(value.ToString()),
+    };
 
     /// <summary>Turns one value into a type: a number, a word, a list, a nested map.</summary>
     /// <param name="value">What was written.</param>

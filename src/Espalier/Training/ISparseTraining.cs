@@ -11,7 +11,7 @@ public interface ISparseTraining
     /// <param name="weights">The weights that are made sparse.</param>
     /// <param name="steps">The optimiser steps of the whole run.</param>
     /// <exception cref="Runtime.EspalierException">Saying what does not fit and what to change.</exception>
-    void Check(IReadOnlyList<SparseWeight> weights, int steps);
+    void Check(IReadOnlyList<NetWeight> weights, int steps);
 
     /// <summary>Begins a run: draws first masks, takes hold of the weights.</summary>
     /// <param name="context">The net and the run.</param>
@@ -32,7 +32,7 @@ public interface ICuttingTraining : ISparseTraining
 public sealed record SparseTrainingContext
 {
     /// <summary>The weights that are made sparse, in the net's order.</summary>
-    public required IReadOnlyList<SparseWeight> Weights { get; init; }
+    public required IReadOnlyList<NetWeight> Weights { get; init; }
 
     /// <summary>The vision net itself, for methods that need to know which channels go together; null for a language model.</summary>
     public VisionModel? Net { get; init; }

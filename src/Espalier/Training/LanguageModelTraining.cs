@@ -48,17 +48,24 @@ public sealed class LanguageModelTraining(TrainingOptions options)
     /// <param name="cancellation">Ends the work early, state saved.</param>
     public TrainingResult Run(LanguageModel model, int[] tokens, IReadOnlyDictionary<string, Tensor>? masks, Device device, CancellationToken cancellation)
     {
-        EspalierException.Require(Length <= model.Config.MaxPositions, $"Windows of {Length} tokens are longer than the model's context of {model.Config.MaxPositions}.");
-        int largest = tokens.Length == 0 ? 0 : tokens.Max();
-        EspalierException.Require(largest < model.Config.VocabSize, $"The text has token id {largest}, but the model's vocabulary ends at {model.Config.VocabSize - 1}; tokeniser and model do not belong together.");
-        var text = new PackedTokens(tokens, Batch, Length, Seed);
+        PackedTokens text = Text(model, tokens, Batch, Length, Seed);
         var trainable = model.Tensors.ToList();
         trainable.ForEach(t => t.Value.requires_grad = true);
         return SparseTrainingReport.Run(
             Sparse,
-            () => new SparseTrainingContext { Weights = SparseWeight.Of(model), Steps = options.Steps, Seed = Seed, Progress = Progress },
+            () => new SparseTrainingContext { Weights = NetWeight.Of(model), Steps = options.Steps, Seed = Seed, Progress = Progress },
             masks,
             (sparse, keep) => Train(model, trainable, text, sparse, keep, device, cancellation));
+    }
+
+    /// <summary>A text that the model can be trained on, in windows.</summary>
+    /// <exception cref="EspalierException">When windows are longer than the context, or the tokens are another vocabulary's.</exception>
+    internal static PackedTokens Text(LanguageModel model, int[] tokens, int batch, int length, Seed seed)
+    {
+        EspalierException.Require(length <= model.Config.MaxPositions, $"Windows of {length} tokens are longer than the model's context of {model.Config.MaxPositions}.");
+        int largest = tokens.Length == 0 ? 0 : tokens.Max();
+        EspalierException.Require(largest < model.Config.VocabSize, $"The text has token id {largest}, but the model's vocabulary ends at {model.Config.VocabSize - 1}; tokeniser and model do not belong together.");
+        return new PackedTokens(tokens, batch, length, seed);
     }
 
     private TrainingResult Train(LanguageModel model, List<(string Name, TorchSharp.Modules.Parameter Value)> trainable, PackedTokens text, ISparseTrainingRun? sparse, IReadOnlyDictionary<string, Tensor>? masks, Device device, CancellationToken cancellation)

@@ -12,7 +12,7 @@ public sealed record SparseTrainingReport(IReadOnlyDictionary<string, SparsityMa
     public double Sparsity => 1 - ((double)Masks.Values.Sum(m => m.Kept) / Masks.Values.Sum(m => m.Count));
 
     /// <summary>Reads off what the weights hold now.</summary>
-    internal static SparseTrainingReport Of(IReadOnlyList<SparseWeight> weights, double share)
+    internal static SparseTrainingReport Of(IReadOnlyList<NetWeight> weights, double share)
     {
         using var scope = NewDisposeScope();
         return new SparseTrainingReport(weights.ToDictionary(w => w.Name, w => SparsityMask.FromTensor(w.Kept())), share);

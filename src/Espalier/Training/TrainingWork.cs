@@ -5,7 +5,7 @@ namespace Espalier.Training;
 /// <summary>Counts what share of the dense multiply-accumulates a sparse training needs, for a run whose weights become zero as it goes.</summary>
 /// <param name="weights">The weights that are made sparse.</param>
 /// <param name="every">Steps between two counts of the zeros.</param>
-internal sealed class TrainingWork(IReadOnlyList<SparseWeight> weights, int every = 20)
+internal sealed class TrainingWork(IReadOnlyList<NetWeight> weights, int every = 20)
 {
     private double _used, _share = 1;
     private long _steps;

@@ -66,7 +66,7 @@ public sealed class VisionTraining(TrainingOptions options)
         var batches = new ImageBatches(images, Batch) { Mean = model.Config.Mean, Deviation = model.Config.Deviation, Augmentation = Augmentation, Seed = Seed };
         return SparseTrainingReport.Run(
             Sparse,
-            () => new SparseTrainingContext { Weights = SparseWeight.Of(model), Net = model, Steps = options.Steps, Seed = Seed, Progress = Progress },
+            () => new SparseTrainingContext { Weights = NetWeight.Of(model), Net = model, Steps = options.Steps, Seed = Seed, Progress = Progress },
             masks,
             (sparse, keep) => Train(model, images, batches, sparse, keep, cancellation));
     }

@@ -77,7 +77,7 @@ public sealed class LinearTests
 
         public Tensor Forward(Tensor x, Tensor matrix, Tensor? bias) => nn.functional.linear(x, matrix, bias) * 2;
 
-        public Tensor Merge(Tensor matrix) => matrix * 2;
+        public Tensor Weight(Tensor matrix) => matrix * 2;
 
         public void Dispose()
         {

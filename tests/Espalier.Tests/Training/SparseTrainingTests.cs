@@ -57,10 +57,10 @@ public sealed class SparseTrainingTests
         var options = new TrainingOptions { Steps = 12, LearningRate = 1e-3 };
         TrainingResult result = new LanguageModelTraining(options) { Batch = 2, Length = 12, Sparse = new Pgfnm { N = 1, M = 8 } }.Run(model, text, null, CPU, default);
         using var scope = NewDisposeScope();
-        SparseWeight[] fed = [.. SparseWeight.Of(model).Where(w => w.Name.Contains(".mlp.", StringComparison.Ordinal))];
+        NetWeight[] fed = [.. NetWeight.Of(model).Where(w => w.Name.Contains(".mlp.", StringComparison.Ordinal))];
         fed.Length.ShouldBeGreaterThan(0);
         fed.ShouldAllBe(w => w.Kept().reshape(-1, 8).to(int64).sum(1, false, null).max().item<long>() <= 1);
-        result.Sparse!.Masks.Values.Count(m => m.Sparsity == 0).ShouldBe(SparseWeight.Of(model).Count - fed.Length);
+        result.Sparse!.Masks.Values.Count(m => m.Sparsity == 0).ShouldBe(NetWeight.Of(model).Count - fed.Length);
 
         new LanguageModelTraining(options) { Batch = 2, Length = 12, Sparse = new Granet { Sparsity = 0.8, UpdateEvery = 2, ExactFinal = true } }.Run(model, text, null, CPU, default)
             .Sparse!.Sparsity.ShouldBeGreaterThanOrEqualTo(0.79);

@@ -53,7 +53,7 @@ public sealed partial record Ap
         {
             if (_options.Pruner is ApPruner.Gradient && IsLast(step.Index))
             {
-                foreach (SparseWeight weight in _context.Weights)
+                foreach (NetWeight weight in _context.Weights)
                 {
                     using Tensor? gradient = weight.Value.grad;
                     _gradients[weight.Name] = (gradient?.clone() ?? zeros_like(weight.Value, requires_grad: false)).DetachFromDisposeScope();
@@ -141,7 +141,7 @@ public sealed partial record Ap
                 keep = TakeSmallest(moved, candidates, keep, count).Keep;
             }
 
-            foreach ((SparseWeight weight, Tensor mask) in _context.Weights.Zip(keep))
+            foreach ((NetWeight weight, Tensor mask) in _context.Weights.Zip(keep))
             {
                 step.Loop.SetKeepMask(weight.Name, mask);
             }

@@ -123,7 +123,7 @@ public sealed partial record Ap : ISparseTraining
     }
 
     /// <inheritdoc/>
-    public void Check(IReadOnlyList<SparseWeight> weights, int steps)
+    public void Check(IReadOnlyList<NetWeight> weights, int steps)
     {
         EspalierException.Require(weights.Count > 0, "ap found no weight to make sparse; the net has no linear maps or convolutions.");
         EspalierException.Require(Rate < Percent, FormattableString.Invariant($"An AP rate of {Rate} is no part of {Percent} percent; set rate below percent."));

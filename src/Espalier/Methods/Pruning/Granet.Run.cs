@@ -43,7 +43,7 @@ public sealed partial record Granet
         {
             if (Regrows && _schedule.Changes(step.Index + 1))
             {
-                foreach (SparseWeight weight in _context.Weights)
+                foreach (NetWeight weight in _context.Weights)
                 {
                     Tensor? gradient = weight.Value.grad;
                     _gradients[weight.Name] = (gradient?.clone() ?? zeros_like(weight.Value, requires_grad: false)).DetachFromDisposeScope();
@@ -101,7 +101,7 @@ public sealed partial record Granet
             }
         }
 
-        private Tensor Draw(SparseWeight weight, double density)
+        private Tensor Draw(NetWeight weight, double density)
         {
             using var scope = NewDisposeScope();
             using var frozen = no_grad();
@@ -113,13 +113,13 @@ public sealed partial record Granet
 
         private void Set(TrainingStep step, IReadOnlyList<Tensor> keep)
         {
-            foreach ((int i, SparseWeight weight) in _context.Weights.Index())
+            foreach ((int i, NetWeight weight) in _context.Weights.Index())
             {
                 step.Loop.SetKeepMask(weight.Name, keep[i]);
             }
         }
 
-        private double Share(Func<SparseWeight, Tensor> mask)
+        private double Share(Func<NetWeight, Tensor> mask)
         {
             using var scope = NewDisposeScope();
             return _context.Weights.Sum(w => w.Macs * ((double)mask(w).count_nonzero().item<long>() / w.Value.numel())) / _context.Weights.Sum(w => w.Macs);
@@ -131,7 +131,7 @@ public sealed partial record Granet
         // A layer of fewer than 1/ρ weights loses its last ones at each change.
         private void WarnOfThinLayers(TrainingStep step)
         {
-            foreach (SparseWeight weight in _context.Weights)
+            foreach (NetWeight weight in _context.Weights)
             {
                 long kept = step.Loop.KeepMask(weight.Name)!.count_nonzero().item<long>();
                 if (Regrows && kept * _options.PruneRate < 1 && _thin.Add(weight.Name))

@@ -89,7 +89,7 @@ public sealed partial record Granet : ISparseTraining
     public GranetSchedule Schedule(int steps) => new(Variant is GranetVariant.Gmp ? 1 : 1 - InitialSparsity, 1 - Sparsity, From * steps, Until * steps, UpdateEvery) { ExactFinal = ExactFinal };
 
     /// <inheritdoc/>
-    public void Check(IReadOnlyList<SparseWeight> weights, int steps)
+    public void Check(IReadOnlyList<NetWeight> weights, int steps)
     {
         EspalierException.Require(weights.Count > 0, "granet found no weight to make sparse; the net has no linear maps or convolutions.");
         long count = weights.Sum(w => w.Value.numel());

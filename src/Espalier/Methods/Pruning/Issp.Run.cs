@@ -10,7 +10,7 @@ public sealed partial record Issp
     {
         private readonly Issp _method;
         private readonly SparseTrainingContext _context;
-        private readonly SparseWeight[] _weights;
+        private readonly NetWeight[] _weights;
         private readonly (int Pruned, int M)? _groups;
         private readonly TrainingWork _work;
         private readonly int _stage;
@@ -43,7 +43,7 @@ public sealed partial record Issp
             }
 
             bool last = step.Index == _stage - 1;
-            foreach (SparseWeight weight in _weights)
+            foreach (NetWeight weight in _weights)
             {
                 using var scope = NewDisposeScope();
                 if (last)
@@ -75,7 +75,7 @@ public sealed partial record Issp
         {
         }
 
-        private Tensor Choose(SparseWeight weight, long step)
+        private Tensor Choose(NetWeight weight, long step)
         {
             if (_groups is var (pruned, m))
             {

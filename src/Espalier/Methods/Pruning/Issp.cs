@@ -151,7 +151,7 @@ public sealed partial record Issp : ISparseTraining
     public int StageSteps(int steps) => Math.Max(1, (int)Math.Round(Stage * steps));
 
     /// <inheritdoc/>
-    public void Check(IReadOnlyList<SparseWeight> weights, int steps)
+    public void Check(IReadOnlyList<NetWeight> weights, int steps)
     {
         EspalierException.Require(weights.Any(Prunes), weights.Count == 0
             ? "issp found no weight to make sparse; the net has no linear maps or convolutions." : "issp.skip leaves no layer that could be pruned; name fewer.");
@@ -165,10 +165,10 @@ public sealed partial record Issp : ISparseTraining
         return new Run(this, context);
     }
 
-    private bool Prunes(SparseWeight weight) => !Skip.Any(s => weight.Name.Contains(s, StringComparison.OrdinalIgnoreCase));
+    private bool Prunes(NetWeight weight) => !Skip.Any(s => weight.Name.Contains(s, StringComparison.OrdinalIgnoreCase));
 
     // One pair of numbers for the whole net.
-    private (int Pruned, int M)? Groups(IReadOnlyList<SparseWeight> weights)
+    private (int Pruned, int M)? Groups(IReadOnlyList<NetWeight> weights)
     {
         if (PrunedOf is null)
         {

@@ -71,15 +71,15 @@ public sealed class ParameterGrouping : IDisposable
     public IReadOnlyList<long> Sizes { get; }
 
     /// <summary>The groups of a vision net.</summary>
-    /// <inheritdoc cref="Of(IReadOnlyList{SparseWeight}, VisionModel?, WeightGroup)"/>
-    public static IReadOnlyList<ParameterGrouping> Of(VisionModel model, WeightGroup kind) => Of(SparseWeight.Of(model), model, kind);
+    /// <inheritdoc cref="Of(IReadOnlyList{NetWeight}, VisionModel?, WeightGroup)"/>
+    public static IReadOnlyList<ParameterGrouping> Of(VisionModel model, WeightGroup kind) => Of(NetWeight.Of(model), model, kind);
 
     /// <summary>The groups of a net.</summary>
     /// <param name="weights">Its weights.</param>
     /// <param name="net">The vision net, whose coupled channels are the filters and channels; without it they are the rows and columns of each weight alone.</param>
     /// <param name="kind">What a group is.</param>
     /// <returns>One grouping for each layer or set of coupled channels; a single one of all layers for <see cref="WeightGroup.Layer"/>. The caller disposes them.</returns>
-    public static IReadOnlyList<ParameterGrouping> Of(IReadOnlyList<SparseWeight> weights, VisionModel? net, WeightGroup kind) => kind switch
+    public static IReadOnlyList<ParameterGrouping> Of(IReadOnlyList<NetWeight> weights, VisionModel? net, WeightGroup kind) => kind switch
     {
         WeightGroup.Filter when net is not null => Coupled(net, axis: 0),
         WeightGroup.Channel when net is not null => Coupled(net, axis: 1),
@@ -179,7 +179,7 @@ public sealed class ParameterGrouping : IDisposable
         return new ParameterGrouping(group.Owner, group.Count, members);
     }
 
-    private static ParameterGrouping Along(SparseWeight weight, int axis) =>
+    private static ParameterGrouping Along(NetWeight weight, int axis) =>
         new(weight.Name, (int)weight.Value.shape[axis], [(weight.Value, Along(weight.Value, axis, i => i))]);
 
     private static long[] Along(Parameter value, int axis, Func<long, long> id)

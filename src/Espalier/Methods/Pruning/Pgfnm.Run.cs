@@ -12,7 +12,7 @@ public sealed partial record Pgfnm
         private readonly SparseTrainingContext _context;
         private readonly PgfnmSchedule _schedule;
         private readonly IReadOnlyList<NmFrame> _frames;
-        private readonly IReadOnlyList<SparseWeight> _weights;
+        private readonly IReadOnlyList<NetWeight> _weights;
         private readonly double _coefficient;
         private NmFrame? _frame;
         private double _beta = 1, _used;
@@ -23,7 +23,7 @@ public sealed partial record Pgfnm
             (_options, _context, _schedule) = (options, context, options.Schedule(context.Steps));
             (_frames, _coefficient) = (_schedule.Frames(), options.CoefficientFor(_schedule));
             _weights = options.Chosen(context.Weights, _frames.Max(f => f.M));
-            foreach (SparseWeight weight in _weights)
+            foreach (NetWeight weight in _weights)
             {
                 weight.Change(stored => _frame is null ? stored : Effective(stored, Keep(weight, _frame), _beta, options.Flow));
             }
@@ -51,7 +51,7 @@ public sealed partial record Pgfnm
         {
             if (_options.Decay is NmDecay.SrSte && _frame is { } frame)
             {
-                foreach (SparseWeight weight in _weights)
+                foreach (NetWeight weight in _weights)
                 {
                     weight.Value.grad?.add_(weight.Value.masked_fill(Keep(weight, frame), 0), _options.SrSteLambda);
                 }
@@ -77,7 +77,7 @@ public sealed partial record Pgfnm
         public void Finish()
         {
             using var frozen = no_grad();
-            foreach (SparseWeight weight in _weights)
+            foreach (NetWeight weight in _weights)
             {
                 using var scope = NewDisposeScope();
                 weight.Value.masked_fill_(Keep(weight, _frames[^1]).logical_not(), 0);
@@ -88,12 +88,12 @@ public sealed partial record Pgfnm
 
         public void Dispose()
         {
-            foreach (SparseWeight weight in _weights)
+            foreach (NetWeight weight in _weights)
             {
                 weight.Change(null);
             }
         }
 
-        private Tensor Keep(SparseWeight weight, NmFrame frame) => Mask(weight.Value, frame.N, frame.M, _options.LayoutOf(weight));
+        private Tensor Keep(NetWeight weight, NmFrame frame) => Mask(weight.Value, frame.N, frame.M, _options.LayoutOf(weight));
     }
 }

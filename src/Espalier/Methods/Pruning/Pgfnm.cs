@@ -105,7 +105,7 @@ public sealed partial record Pgfnm : ISparseTraining
     public bool Straddle { get; init; }
 
     /// <inheritdoc/>
-    public void Check(IReadOnlyList<SparseWeight> weights, int steps)
+    public void Check(IReadOnlyList<NetWeight> weights, int steps)
     {
         EspalierException.Require(N < M, $"A pattern of {N}:{M} removes nothing; n must be below m.");
         EspalierException.Require(Dense + FineTune < 1, FormattableString.Invariant($"A dense share of {Dense} and a fine-tuning share of {FineTune} leave no steps between them; shorten one."));
@@ -115,7 +115,7 @@ public sealed partial record Pgfnm : ISparseTraining
         double left = PgfnmSchedule.Beta(Decay, CoefficientFor(schedule), schedule.Total - schedule.Dense);
         EspalierException.Require(FineTune > 0 || left <= 1.001e-3,
             FormattableString.Invariant($"With a coefficient of {Coefficient} pruned weights still count {left:G3} at the end, and folding the mask would spoil the net; raise the coefficient or give a fine_tune share."));
-        foreach (SparseWeight weight in Chosen(weights, largest))
+        foreach (NetWeight weight in Chosen(weights, largest))
         {
             long along = Along(weight);
             EspalierException.Require(Straddle ? weight.Value.numel() % largest == 0 : along % largest == 0,
@@ -167,21 +167,21 @@ public sealed partial record Pgfnm : ISparseTraining
         return Coefficient ?? (Decay is NmDecay.Linear ? 1 / length : Math.Log(1000) / length);
     }
 
-    private IReadOnlyList<SparseWeight> Chosen(IReadOnlyList<SparseWeight> weights, int largest)
+    private IReadOnlyList<NetWeight> Chosen(IReadOnlyList<NetWeight> weights, int largest)
     {
         IReadOnlyList<string> words = Layers ?? feedForward;
-        SparseWeight[] named = [.. weights.Where(w => words.Any(word => w.Name.Contains(word, StringComparison.OrdinalIgnoreCase)))];
-        SparseWeight[] chosen = named.Length > 0 || Layers is not null ? named : [.. weights.Where(w => Along(w) % largest == 0)];
+        NetWeight[] named = [.. weights.Where(w => words.Any(word => w.Name.Contains(word, StringComparison.OrdinalIgnoreCase)))];
+        NetWeight[] chosen = named.Length > 0 || Layers is not null ? named : [.. weights.Where(w => Along(w) % largest == 0)];
         EspalierException.Require(chosen.Length > 0, Layers is null
             ? $"No weight of the net divides into groups of {largest}; choose a smaller pattern."
             : $"No weight has any of '{string.Join(", ", words)}' in its name; the first are {string.Join(", ", weights.Take(4).Select(w => w.Name))}.");
         return chosen;
     }
 
-    private NmLayout LayoutOf(SparseWeight weight) => weight.Value.dim() == 4 ? NmLayout.Conv
+    private NmLayout LayoutOf(NetWeight weight) => weight.Value.dim() == 4 ? NmLayout.Conv
         : weight.InputsFirst ? (Direction is NmLayout.Row ? NmLayout.Col : NmLayout.Row) : Direction;
 
-    private long Along(SparseWeight weight) => LayoutOf(weight) is NmLayout.Col ? weight.Value.shape[0] : weight.Value.shape[1];
+    private long Along(NetWeight weight) => LayoutOf(weight) is NmLayout.Col ? weight.Value.shape[0] : weight.Value.shape[1];
 
     private static T Checked<T>(T value, bool holds, string what, string wanted) => Retraining.OptionCheck.Checked(value, holds, "pgfnm", what, wanted);
 }

@@ -89,7 +89,7 @@ public sealed partial record Wgsef : ICuttingTraining
     }
 
     /// <inheritdoc/>
-    public void Check(IReadOnlyList<SparseWeight> weights, int steps) =>
+    public void Check(IReadOnlyList<NetWeight> weights, int steps) =>
         EspalierException.Require(weights.Count > 0, "wgsef found no weight to make sparse; the net has no linear maps or convolutions.");
 
     /// <inheritdoc/>
@@ -102,7 +102,7 @@ public sealed partial record Wgsef : ICuttingTraining
     /// <summary>The regularisers of a net, one for each layer or one of all; the caller disposes them.</summary>
     /// <param name="weights">The weights of the net.</param>
     /// <param name="net">The vision net; null for a language model.</param>
-    public IReadOnlyList<ParameterGrouping> Regularised(IReadOnlyList<SparseWeight> weights, VisionModel? net)
+    public IReadOnlyList<ParameterGrouping> Regularised(IReadOnlyList<NetWeight> weights, VisionModel? net)
     {
         IReadOnlyList<ParameterGrouping> parts = ParameterGrouping.Of(weights, net, Groups);
         EspalierException.Require(parts.Count > 0, "wgsef finds no channel or neuron that could be cut out of this net; take groups: shape or weight.");
@@ -124,7 +124,7 @@ public sealed partial record Wgsef : ICuttingTraining
     /// <returns>How many groups were zeroed that were not zero already.</returns>
     public int Project(VisionModel model)
     {
-        using var run = new WgsefRun(this, SparseWeight.Of(model), model);
+        using var run = new WgsefRun(this, NetWeight.Of(model), model);
         return run.Project();
     }
 

@@ -15,7 +15,7 @@ public sealed class WgsefRun : ISparseTrainingRun
     /// <param name="method">The options.</param>
     /// <param name="weights">The weights.</param>
     /// <param name="net">The vision net; null for a language model.</param>
-    public WgsefRun(Wgsef method, IReadOnlyList<SparseWeight> weights, VisionModel? net)
+    public WgsefRun(Wgsef method, IReadOnlyList<NetWeight> weights, VisionModel? net)
     {
         _method = method;
         _work = new TrainingWork(weights);

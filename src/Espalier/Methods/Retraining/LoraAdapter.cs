@@ -22,15 +22,24 @@ public sealed class LoraAdapter : LowRankAdapter
     /// <summary>An adapter of a dense weight (the head), whose chance zeros may fill.</summary>
     public static LoraAdapter OfDense(Tensor matrix, int rank, double alpha, Seed seed, string name)
     {
-        using Tensor all = ones(matrix.shape, ScalarType.Bool, matrix.device);
+        using Tensor all = Dense(matrix);
         return new LoraAdapter(matrix, rank, alpha, seed, name, all);
     }
+
+    /// <summary>The share of inputs of A that are dropped while <see cref="Drops"/> is there. Default 0.</summary>
+    public double Dropout { get; init; }
+
+    /// <summary>Draws what is dropped; null (outside training) drops nothing.</summary>
+    public Generator? Drops { get; set; }
+
+    /// <inheritdoc/>
+    public override bool KeepsZeros => false;
 
     /// <inheritdoc/>
     public override Tensor Forward(Tensor x, Tensor matrix, Tensor? bias)
     {
         using var scope = NewDisposeScope();
-        Tensor low = nn.functional.linear(nn.functional.linear(x, A), B);
+        Tensor low = nn.functional.linear(nn.functional.linear(Dropout > 0 && Drops is not null ? Dropped(x, Drops) : x, A), B);
         return nn.functional.linear(x, matrix.detach(), bias).add(low, Scaling).MoveToOuterDisposeScope();
     }
 
@@ -48,6 +57,12 @@ public sealed class LoraAdapter : LowRankAdapter
         using Tensor pruned = Pruned.count_nonzero();
         EspalierException.Require(pruned.item<long>() == 0,
             $"Folding the LoRA of {Name} into its weight would fill {pruned.item<long>()} pruned weights; train it with mask_lora, which keeps them zero, or leave it unmerged.");
+    }
+
+    private Tensor Dropped(Tensor x, Generator drops)
+    {
+        using Tensor kept = rand(x.shape, ScalarType.Float32, generator: drops).ge(Dropout).to(x.device).to(x.dtype);
+        return x * kept / (1 - Dropout);
     }
 
     /// <inheritdoc/>

@@ -17,7 +17,7 @@ public abstract class LowRankAdapter : ILinearAdapter
     /// <param name="a">A [r, in]; copied.</param>
     /// <param name="b">B [out, r]; copied.</param>
     /// <param name="alpha">The adapter's strength; what is added is multiplied by alpha/r.</param>
-    /// <param name="keep">The mask M [out, in], bool, true stays; null takes W ≠ 0.</param>
+    /// <param name="keep">The mask M [out, in], bool, true stays; null takes W ≠ 0, and <see cref="Dense"/> stands for a dense weight.</param>
     /// <param name="name">The linear map's name, for messages.</param>
     /// <exception cref="EspalierException">When the rank does not fit or shapes differ.</exception>
     protected LowRankAdapter(Tensor matrix, Tensor a, Tensor b, double alpha, Tensor? keep, string name)
@@ -28,13 +28,13 @@ public abstract class LowRankAdapter : ILinearAdapter
         CheckRank(rank, rows, columns, name);
         EspalierException.Require(a.shape.AsSpan().SequenceEqual([rank, columns]) && b.shape.AsSpan().SequenceEqual([rows, rank]),
             $"The adapter of {name} has A [{string.Join(", ", a.shape)}] and B [{string.Join(", ", b.shape)}]; its weight [{rows}, {columns}] needs [r, {columns}] and [{rows}, r].");
-        EspalierException.Require(keep is null || keep.shape.AsSpan().SequenceEqual(matrix.shape), $"The mask of {name} is [{string.Join(", ", keep?.shape ?? [])}], its weight [{rows}, {columns}]; they must be of one shape.");
+        EspalierException.Require(keep is null || keep.numel() == 1 || keep.shape.AsSpan().SequenceEqual(matrix.shape), $"The mask of {name} is [{string.Join(", ", keep?.shape ?? [])}], its weight [{rows}, {columns}]; they must be of one shape.");
         EspalierException.Require(alpha > 0 && double.IsFinite(alpha), $"An alpha of {alpha} is not possible; it is a positive number, usually twice the rank.");
         Name = name;
         Scaling = alpha / rank;
         ScalarType type = a.dtype is ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
-        A = Parameters.Of(a.detach().to(type, copy: true));
-        B = Parameters.Of(b.detach().to(type, copy: true));
+        A = Models.Parameters.Of(a.detach().to(type, copy: true));
+        B = Models.Parameters.Of(b.detach().to(type, copy: true));
         Pruned = (keep is null ? matrix.detach().eq(0) : keep.to(ScalarType.Bool).to(matrix.device).logical_not()).DetachFromDisposeScope();
     }
 
@@ -51,10 +51,14 @@ public abstract class LowRankAdapter : ILinearAdapter
     public double Scaling { get; }
 
     /// <inheritdoc/>
-    IReadOnlyList<(string Name, Parameter Value)> ILinearAdapter.Parameters => [("lora_A", A), ("lora_B", B)];
+    public IReadOnlyList<(string Name, Parameter Value)> Parameters => [("lora_A", A), ("lora_B", B)];
 
-    /// <summary>1 − M [out, in], bool: true is pruned.</summary>
+    /// <summary>1 − M [out, in], bool: true is pruned; [1, 1] of a dense weight.</summary>
     protected Tensor Pruned { get; }
+
+    /// <summary>The mask of a dense weight, whose chance zeros may fill: one true for all of it.</summary>
+    /// <param name="matrix">The weight.</param>
+    public static Tensor Dense(Tensor matrix) => ones([1, 1], ScalarType.Bool, matrix.device);
 
     /// <summary>Throws unless 1 ≤ r ≤ min(in, out).</summary>
     /// <exception cref="EspalierException">Otherwise, naming the linear map.</exception>
@@ -66,7 +70,7 @@ public abstract class LowRankAdapter : ILinearAdapter
     public virtual Tensor Forward(Tensor x, Tensor matrix, Tensor? bias)
     {
         using var scope = NewDisposeScope();
-        return nn.functional.linear(x, Effective(Wide(matrix)), bias).MoveToOuterDisposeScope();
+        return nn.functional.linear(x, Weight(matrix), bias).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -74,7 +78,17 @@ public abstract class LowRankAdapter : ILinearAdapter
     {
         using var scope = NewDisposeScope();
         using var _ = no_grad();
-        return Effective(Wide(matrix)).to(matrix.dtype).MoveToOuterDisposeScope();
+        return Weight(matrix).to(matrix.dtype).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    public virtual bool KeepsZeros => true;
+
+    /// <inheritdoc/>
+    public Tensor Weight(Tensor matrix)
+    {
+        using var scope = NewDisposeScope();
+        return Effective(Wide(matrix)).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -91,7 +105,7 @@ public abstract class LowRankAdapter : ILinearAdapter
     protected abstract Tensor Effective(Tensor matrix);
 
     /// <summary>A ~ U(−1/√in, 1/√in): Kaiming-uniform with a = √5, LoRA's start.</summary>
-    protected static Tensor RandomA(Tensor matrix, int rank, Seed seed, string name)
+    internal static Tensor RandomA(Tensor matrix, int rank, Seed seed, string name)
     {
         CheckRank(rank, matrix.shape[0], matrix.shape[1], name);
         using var scope = NewDisposeScope();

@@ -43,6 +43,9 @@ public abstract class WeightLayer : VisionLayer
     /// </summary>
     public Func<Tensor, Tensor>? WeightChange { get; set; }
 
+    /// <summary>A trainable change of this layer; null for none. It sees a convolution's weight as <see cref="Matrix"/>. Whoever attaches it disposes it.</summary>
+    public ILinearAdapter? Adapter { get; set; }
+
     /// <summary>Overwrites the weight, outside any gradient.</summary>
     /// <param name="matrix">The new weight [out, in·k·k].</param>
     /// <exception cref="ArgumentException">When the shape differs.</exception>
@@ -72,7 +75,20 @@ public abstract class WeightLayer : VisionLayer
 
     private protected abstract Tensor Multiply(Tensor input, Tensor weight);
 
-    private protected sealed override Tensor Compute(IReadOnlyList<Tensor> inputs, bool training) => Multiply(inputs[0], WeightChange?.Invoke(Weight) ?? Weight);
+    /// <summary>The adapted layer; a convolution needs the whole weight.</summary>
+    private protected virtual Tensor Adapted(Tensor input, Tensor weight, ILinearAdapter adapter) =>
+        Multiply(input, adapter.Weight(weight.view(Rows, -1)).view(weight.shape));
+
+    private protected sealed override Tensor Compute(IReadOnlyList<Tensor> inputs, bool training)
+    {
+        if (Adapter is null)
+        {
+            return Multiply(inputs[0], WeightChange?.Invoke(Weight) ?? Weight);
+        }
+
+        using var scope = NewDisposeScope();
+        return Adapted(inputs[0], WeightChange?.Invoke(Weight) ?? Weight, Adapter).MoveToOuterDisposeScope();
+    }
 }
 
 /// <summary>A square convolution over all input channels.</summary>
@@ -119,4 +135,6 @@ public sealed class LinearLayer : WeightLayer
     public override Tensor Patches(Tensor input) => input.dim() == 2 ? input.unsqueeze(1) : input.alias();
 
     private protected override Tensor Multiply(Tensor input, Tensor weight) => nn.functional.linear(input, weight, Bias);
+
+    private protected override Tensor Adapted(Tensor input, Tensor weight, ILinearAdapter adapter) => adapter.Forward(input, weight, Bias);
 }

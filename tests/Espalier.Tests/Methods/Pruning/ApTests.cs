@@ -141,7 +141,7 @@ public sealed class ApTests
     public void What_is_impossible_is_a_sentence()
     {
         using VisionModel model = TinyVision.Make(TinyVision.Mlp);
-        IReadOnlyList<SparseWeight> weights = SparseWeight.Of(model);
+        IReadOnlyList<NetWeight> weights = NetWeight.Of(model);
         Should.Throw<EspalierException>(() => new Ap { Percent = 100 }).Message.ShouldContain("percentage of 100");
         Should.Throw<EspalierException>(() => new Ap { Rate = -1 }).Message.ShouldContain("-1");
         Should.Throw<EspalierException>(() => new Ap { Cycles = 0 }).Message.ShouldContain("cycles");

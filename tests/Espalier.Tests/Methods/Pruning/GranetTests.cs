@@ -88,7 +88,7 @@ public sealed class GranetTests
     public void Bad_options_get_a_sentence()
     {
         using VisionModel net = TinyVision.Make(TinyVision.Mlp);
-        IReadOnlyList<SparseWeight> weights = SparseWeight.Of(net);
+        IReadOnlyList<NetWeight> weights = NetWeight.Of(net);
         Sentence(() => new Granet { Sparsity = 1 }).ShouldContain("sparsity");
         Sentence(() => new Granet { UpdateEvery = 0 }).ShouldContain("at least 1");
         Sentence(() => new Granet { Sparsity = 0.3 }.Check(weights, 1000)).ShouldContain("initial_sparsity");

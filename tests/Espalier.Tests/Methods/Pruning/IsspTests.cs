@@ -144,7 +144,7 @@ public sealed class IsspTests
         Should.Throw<EspalierException>(() => Issp.Adjust([10, 15], 4, 5)).Message.ShouldContain("not above the group size 5");
         Should.Throw<EspalierException>(() => Issp.ThresholdSelect(zeros(10), 1)).Message.ShouldContain("none to be the threshold");
         using VisionModel model = TinyVision.Make(TinyVision.Mlp);
-        Should.Throw<EspalierException>(() => new Issp { Skip = ["fc"] }.Check(SparseWeight.Of(model), 10)).Message.ShouldContain("skip");
+        Should.Throw<EspalierException>(() => new Issp { Skip = ["fc"] }.Check(NetWeight.Of(model), 10)).Message.ShouldContain("skip");
     }
 
     private sealed class CancelAt(int step, CancellationTokenSource? cancellation = null) : ITrainingHook

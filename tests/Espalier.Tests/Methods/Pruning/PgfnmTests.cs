@@ -65,7 +65,7 @@ public sealed class PgfnmTests
     public void Bad_options_get_a_sentence()
     {
         using VisionModel net = TinyVision.Make(TinyVision.Vit);
-        IReadOnlyList<SparseWeight> weights = SparseWeight.Of(net);
+        IReadOnlyList<NetWeight> weights = NetWeight.Of(net);
         Sentence(() => new Pgfnm { N = 0 }).ShouldContain("at least 1");
         Sentence(() => new Pgfnm { N = 4, M = 4 }.Check(weights, 100)).ShouldContain("removes nothing");
         Sentence(() => new Pgfnm { Dense = 0.6, FineTune = 0.4 }.Check(weights, 100)).ShouldContain("no steps between");

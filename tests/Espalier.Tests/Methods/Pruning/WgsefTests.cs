@@ -124,7 +124,7 @@ public sealed class WgsefTests
         long before = Parameters.LiveTensors;
         var method = new Wgsef { Keep = 0.5, Lambda = 3, Groups = kind, WholeNet = whole, Cost = cost, Rise = 0 };
         TrainingResult result = new VisionTraining(new TrainingOptions { Steps = 12, LearningRate = 0.05, Optimizer = "sgd", Momentum = 0.9, Schedule = "constant" }) { Batch = 8, Sparse = method }.Run(model, images);
-        using (var run = new WgsefRun(method, SparseWeight.Of(model), model))
+        using (var run = new WgsefRun(method, NetWeight.Of(model), model))
         {
             (int alive, int groups, double outside) = run.Measure();
             alive.ShouldBeLessThan(groups);
@@ -144,12 +144,12 @@ public sealed class WgsefTests
     public void A_language_model_has_rows_and_columns_as_filters_and_channels()
     {
         using VisionModel model = TinyVision.Make(TinyVision.Mlp);
-        foreach (ParameterGrouping grouping in ParameterGrouping.Of(SparseWeight.Of(model), null, WeightGroup.Filter))
+        foreach (ParameterGrouping grouping in ParameterGrouping.Of(NetWeight.Of(model), null, WeightGroup.Filter))
         {
             using ParameterGrouping disposed = grouping;
             using var scope = NewDisposeScope();
             using var frozen = no_grad();
-            SparseWeight weight = SparseWeight.Of(model).Single(w => w.Name == grouping.Name);
+            NetWeight weight = NetWeight.Of(model).Single(w => w.Name == grouping.Name);
             grouping.Norms().ShouldBe(weight.Value.norm(1).data<float>().Select(v => (double)v), 1e-4);
             grouping.Multiply([0, .. Enumerable.Repeat(1.0, grouping.Count - 1)]);
             weight.Value[0].count_nonzero().item<long>().ShouldBe(0);
