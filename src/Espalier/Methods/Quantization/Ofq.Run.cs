@@ -9,7 +9,7 @@ namespace Espalier.Methods.Quantization;
 public sealed partial record Ofq : ISparseTraining
 {
     /// <inheritdoc/>
-    public void Check(IReadOnlyList<SparseWeight> weights, int steps)
+    public void Check(IReadOnlyList<NetWeight> weights, int steps)
     {
         EspalierException.Require(weights.Count > 0, "ofq found no weight to round; the net has no linear maps or convolutions.");
         EspalierException.Require(Weights is OfqWeights.StatsQ, "Learnt step sizes of weights are trained beside the net, which --sparse-training does not do; use weights=statsq, or --method ofq for a vision net.");

@@ -98,7 +98,7 @@ public sealed class OfqTests
         int[] text = [.. Enumerable.Range(0, 600).Select(i => i * 7 % 37)];
         new LanguageModelTraining(new TrainingOptions { Steps = 10, LearningRate = 1e-3 }) { Batch = 2, Length = 12, Sparse = new Ofq { Bits = 2, AnnealShare = 0.3 } }.Run(model, text, null, CPU, default);
         using var scope = NewDisposeScope();
-        foreach (SparseWeight weight in SparseWeight.Of(model))
+        foreach (NetWeight weight in NetWeight.Of(model))
         {
             weight.Matrix()[0].data<float>().ToArray().Distinct().Count().ShouldBeLessThanOrEqualTo(4);
         }
@@ -163,7 +163,7 @@ public sealed class OfqTests
         Sentence(() => new Ofq { ActivationBits = 1 }).ShouldContain("activation bits");
         Sentence(() => new Ofq { BoundaryRange = 0 }).ShouldContain("boundary range");
         Sentence(() => new Ofq().Check(resnet, Options)).ShouldContain("activation_bits=0");
-        Sentence(() => new Ofq { Weights = OfqWeights.Lsq }.Check(SparseWeight.Of(resnet), 10)).ShouldContain("statsq");
+        Sentence(() => new Ofq { Weights = OfqWeights.Lsq }.Check(NetWeight.Of(resnet), 10)).ShouldContain("statsq");
         Sentence(() => new Lsq(2, false, LsqAxis.Token).Quantise(randn(1, 5, 4), ones(4))).ShouldContain("length");
         Sentence(() => StatsQ.Quantise(randn(3), 2)).ShouldContain("dimensions");
         Sentence(() => QueryKeyProduct.Of(randn(6, 6), randn(6, 6), 4)).ShouldContain("4 heads");
