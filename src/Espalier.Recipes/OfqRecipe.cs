@@ -2,7 +2,6 @@ using Espalier.Methods.Quantization;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Training;
-using static TorchSharp.torch;
 
 namespace Espalier.Recipes;
 

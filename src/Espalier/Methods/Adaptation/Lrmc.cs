@@ -1,5 +1,4 @@
 using Espalier.Catalogue;
-using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using static TorchSharp.torch;

@@ -1,4 +1,3 @@
-using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Training;
 using static TorchSharp.torch;

@@ -1,7 +1,6 @@
 using Espalier.Catalogue;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
-using static TorchSharp.torch;
 
 namespace Espalier.Methods.Quantization;
 
