@@ -103,7 +103,11 @@ public sealed class OfqRecipe : Recipe
             var options = new TrainingOptions { Steps = steps, LearningRate = rate, WeightDecay = 0.05, Schedule = schedule };
             new VisionTraining(options)
             {
-                Batch = Batch, Seed = new Seed(seed.For(purpose)), Extra = rounded?.Extra ?? [], Groups = rounded?.Groups, Hooks = hooks,
+                Batch = Batch,
+                Seed = new Seed(seed.For(purpose)),
+                Extra = rounded?.Extra ?? [],
+                Groups = rounded?.Groups,
+                Hooks = hooks,
             }.Run(net, images.Training, cancellation: context.Cancellation);
         }
     }

@@ -105,7 +105,11 @@ public sealed class UnipRecipe : Recipe
 
         VisionMethodContext Context(ImageTensors images, TrainingOptions options) => new()
         {
-            Model = teacher, Images = images, Options = options, Batch = Math.Min(Batch, images.Count), Seed = new Seed(seed.For("distillation")),
+            Model = teacher,
+            Images = images,
+            Options = options,
+            Batch = Math.Min(Batch, images.Count),
+            Seed = new Seed(seed.For("distillation")),
         };
 
         void Report(string arm, (double Tuned, double Probed) figure)

@@ -61,7 +61,31 @@ public sealed class VisionCommandTests
         (await Tool.RunAsync("complexity", folder["more"])).Output.ShouldContain("features.0");
     }
 
+    [Fact]
+    public async Task A_ViT_is_rounded_measured_as_it_is_rounded_studied_and_distilled()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["config.json"], """{"model_type": "timm_vit", "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_channels": 1, "image_size": 8, "num_classes": 2}""");
+        WriteImages(folder, 48);
+        string[] common = ["--data", $"{folder.Path}:train", "--batch", "8", "--steps", "30", "--lr", "2e-3", "--json"];
+        (await Tool.RunAsync(["train", "--config", folder["config.json"], "--out", folder["net"], .. common])).Code.ShouldBe(ExitCode.Success);
+        Tool rounded = await Tool.RunAsync(["train", "--config", folder["net"], "--eval-data", $"{folder.Path}:train", "--method", "ofq", "--set", "bits=3", "--out", folder["rounded"], .. common]);
+        rounded.Code.ShouldBe(ExitCode.Success, rounded.Error);
+        double accuracy = rounded.Result.GetProperty("figures").GetProperty("accuracy of the rounded net").GetDouble();
+        rounded.Result.GetProperty("accuracy").GetDouble().ShouldBe(accuracy);
+        (await Tool.RunAsync("eval", folder["rounded"], "--data", $"{folder.Path}:train", "--json")).Result.GetProperty("accuracy").GetDouble().ShouldBe(accuracy);
+
+        JsonElement study = (await Tool.RunAsync("attention", folder["net"], "--data", $"{folder.Path}:train", "--json")).Result;
+        study.GetProperty("layers").GetArrayLength().ShouldBe(2);
+        Tool student = await Tool.RunAsync(["train", "--config", folder["net"], "--method", "unip", "--set", "width=24", "--set", "heads=2", "--set", "depth=1", "--out", folder["student"], .. common]);
+        student.Code.ShouldBe(ExitCode.Success, student.Error);
+        student.Result.GetProperty("figures").GetProperty("layer taught").GetInt32().ShouldBe(study.GetProperty("chosen").GetInt32());
+        (await Tool.RunAsync("eval", folder["student"], "--data", $"{folder.Path}:train")).Code.ShouldBe(ExitCode.Success);
+    }
+
     [Theory]
+    [InlineData("is none; set activation_bits=0", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "ofq", "--out", "OUT")]
+    [InlineData("give a ViT", "attention", "NET", "--data", "IMAGES:train")]
     [InlineData("or --sparse-training", "train", "--config", "NET", "--data", "IMAGES:train", "--set", "sparsity=0.9", "--out", "OUT")]
     [InlineData("no change of the masks", "train", "--config", "NET", "--data", "IMAGES:train", "--steps", "50", "--sparse-training", "granet", "--out", "OUT")]
     [InlineData("is no beta", "complexity", "NET", "--curve", "0.1,x")]

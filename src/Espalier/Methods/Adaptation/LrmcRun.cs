@@ -57,7 +57,10 @@ internal sealed class LrmcRun
         int[] counts = [.. Enumerable.Range(0, _m).Select(i => _entries.ColumnsOf(i).Length), .. Enumerable.Range(0, _n).Select(j => _entries.Transposed.ColumnsOf(j).Length)];
         return new MatrixCompletion(_m, _n, _k, uWide, v, offsets)
         {
-            Steps = steps, Empty = counts.Count(c => c == 0), Thin = counts.Count(c => c > 0 && c < _k), Sketched = _sketched,
+            Steps = steps,
+            Empty = counts.Count(c => c == 0),
+            Thin = counts.Count(c => c > 0 && c < _k),
+            Sketched = _sketched,
         };
     }
 

@@ -13,7 +13,10 @@ public sealed partial record Unip
         AttentionPatterns found = AttentionPatterns.Of(c.Input("logits"), c.Parameter("has_cls", false));
         return new Dictionary<string, Tensor>
         {
-            ["nmi"] = found.Nmi, ["mutual_information"] = found.MutualInformation, ["entropy_keys"] = found.KeyEntropy, ["layer_nmi"] = tensor(found.Mean),
+            ["nmi"] = found.Nmi,
+            ["mutual_information"] = found.MutualInformation,
+            ["entropy_keys"] = found.KeyEntropy,
+            ["layer_nmi"] = tensor(found.Mean),
         };
     }
 

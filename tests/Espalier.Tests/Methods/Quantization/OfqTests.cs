@@ -174,7 +174,11 @@ public sealed class OfqTests
 
     private static VisionTraining Train(string? state, params ITrainingHook[] hooks) => new(Options)
     {
-        Batch = 8, Sparse = new Ofq { AnnealShare = 0.4 }, StateFolder = state, Hooks = hooks, Resume = true,
+        Batch = 8,
+        Sparse = new Ofq { AnnealShare = 0.4 },
+        StateFolder = state,
+        Hooks = hooks,
+        Resume = true,
     };
 
     private static ImageTensors Images(int count, int channels)
