@@ -84,7 +84,7 @@ public sealed class PlanWordsTests
     [Theory]
     [InlineData("criterion", "flap gblm magnitude minitron random sparsegpt wanda")]
     [InlineData("Allocator", "ecoflap erk flap global rdprune uniform")]
-    [InlineData("repair", "dsnot flap perp sparsegpt")]
+    [InlineData("repair", "dsnot flap lrmc perp sparsegpt")]
     [InlineData("quantiser", "rtn sparsegpt")]
     [InlineData("retraining", "minitron perp prosparse")]
     public void Parts_of_a_plan_list_the_systems_that_can_stand_there(string part, string systems) =>

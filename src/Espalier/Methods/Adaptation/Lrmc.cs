@@ -134,18 +134,19 @@ public sealed partial record Lrmc : IBiasRepair
     public PrunedLayer Repair(LayerContext layer, PrunedLayer pruned, Pattern pattern)
     {
         EspalierException.Require(layer.InputMean is not null, $"lrmc needs the mean inputs of {layer.Name}; give calibration data.");
-        return pruned with { BiasChange = Bias(layer.Weight, pruned.Weight, layer.InputMean) };
+        return pruned with { BiasChange = Bias(pruned.Weight, pruned.Keep, layer.InputMean) };
     }
 
-    /// <summary>As <see cref="Repair"/>: the removed weights are guessed from the kept ones, never read.</summary>
-    /// <inheritdoc/>
-    public Tensor Bias(Tensor dense, Tensor pruned, Tensor mean)
+    // The removed weights are guessed from the kept ones, never read; what has no kept one beside it is guessed as 0.
+    private Tensor Bias(Tensor pruned, Tensor keep, Tensor mean)
     {
         using var scope = NewDisposeScope();
         using var _ = no_grad();
-        Tensor keep = pruned.ne(0), removed = keep.logical_not();
-        EspalierException.Require(removed.logical_and(keep.sum(dim: 0).gt(0)).any().item<bool>() || !removed.any().item<bool>(),
-            "lrmc guesses removed weights from kept ones of the same row and column, and here whole inputs were removed; use repair: flap.");
+        if (!keep.any().item<bool>())
+        {
+            return zeros(pruned.shape[0], device: pruned.device).MoveToOuterDisposeScope();
+        }
+
         Tensor guessed = CompleteWeight(pruned, keep).masked_fill(keep, 0);
         return guessed.to(ScalarType.Float64).mv(mean.to(ScalarType.Float64)).to(ScalarType.Float32).MoveToOuterDisposeScope();
     }

@@ -55,6 +55,11 @@ public sealed partial record Ofq : IVisionMethod
                 {
                     rounded.Save(folder);
                 }
+                else
+                {
+                    // One of an earlier run would round the new net's activations.
+                    File.Delete(Path.Combine(folder, QuantisedNet.FileName));
+                }
 
                 WritePage(folder, curve, figures);
             }
