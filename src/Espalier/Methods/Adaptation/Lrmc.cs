@@ -25,6 +25,8 @@ public enum LrmcSolver
     Fits = "espalier complete; C#: any masked low-rank fit; repair with a bias behind any criterion (rarely worth it)")]
 public sealed partial record Lrmc : IBiasRepair
 {
+    private const double RepairRidge = 0.1;
+
     /// <summary>k. Default 10.</summary>
     /// <exception cref="EspalierException">Below 1.</exception>
     public int Rank
@@ -147,7 +149,9 @@ public sealed partial record Lrmc : IBiasRepair
             return zeros(pruned.shape[0], device: pruned.device).MoveToOuterDisposeScope();
         }
 
-        Tensor guessed = CompleteWeight(pruned, keep).masked_fill(keep, 0);
+        // Kept entries are no random sample, and few for the rank in small layers: without a ridge the guesses would have no bound.
+        Lrmc bounded = Ridge > 0 ? this : this with { Ridge = RepairRidge };
+        Tensor guessed = bounded.CompleteWeight(pruned, keep).masked_fill(keep, 0);
         return guessed.to(ScalarType.Float64).mv(mean.to(ScalarType.Float64)).to(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 

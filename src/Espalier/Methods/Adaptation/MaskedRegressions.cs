@@ -12,6 +12,8 @@ internal sealed class MaskedRegressions(KnownEntries entries, float[] basis, int
     // With fewer than two, an answer that starts good enough would never get better.
     private const int LeastSweeps = 2, MostSweeps = 20;
 
+    private const double Rounding = 1e-13, Smallest = 1e-30;
+
     private long _sweeps, _sketched;
 
     /// <summary>Sweeps over all rows.</summary>
@@ -39,6 +41,17 @@ internal sealed class MaskedRegressions(KnownEntries entries, float[] basis, int
     }
 
     private void Solve(int row, Span<float> x, double accuracy, Room room)
+    {
+        SolveFloat(row, x, accuracy, room);
+        if (!float.IsFinite(TensorPrimitives.Norm(x)))
+        {
+            // An ill-conditioned row overflowed: once more in float64.
+            room.Sketched++;
+            SolveBySketch(row, x, accuracy);
+        }
+    }
+
+    private void SolveFloat(int row, Span<float> x, double accuracy, Room room)
     {
         ReadOnlySpan<int> known = entries.ColumnsOf(row);
         if (known.Length == 0)
@@ -90,8 +103,10 @@ internal sealed class MaskedRegressions(KnownEntries entries, float[] basis, int
         TensorPrimitives.MultiplyAdd(x, -ridge, s, s);
         double gamma = TensorPrimitives.SumOfSquares<float>(s), first = gamma, goal = accuracy > 0 ? accuracy * accuracy * TensorPrimitives.SumOfSquares<float>(t) : 0;
         s.CopyTo(p);
+        // Below this only rounding is left, and to go on with it ends in NaN.
+        double floor = Math.Max(Rounding * first, Smallest);
         int done = 0;
-        for (; done < sweeps && gamma > (done < LeastSweeps ? 0 : goal); done++)
+        for (; done < sweeps && gamma > Math.Max(floor, done < LeastSweeps ? 0 : goal); done++)
         {
             t.Clear();
             for (int e = 0; e < known.Length; e++)
@@ -116,7 +131,7 @@ internal sealed class MaskedRegressions(KnownEntries entries, float[] basis, int
         }
 
         room.Sweeps += done;
-        return gamma <= goal || done == 0 || gamma <= first * Math.Pow(4, -done);
+        return gamma <= Math.Max(floor, goal) || done == 0 || gamma <= first * Math.Pow(4, -done);
     }
 
     private void SolveExactly(int row, Span<float> x, Room room)
