@@ -6,7 +6,7 @@ namespace Espalier.PackedRoutes;
 /// <summary>The kernels as they are built in: every set, code and type on one thread, in cache and, when asked for, from memory.</summary>
 internal static class Kernels
 {
-    private const int Rows = 256, Columns = 2048, Copies = 100;
+    private static readonly int Rows = int.Parse(Environment.GetEnvironmentVariable("BENCH_ROWS") ?? "256"), Columns = int.Parse(Environment.GetEnvironmentVariable("BENCH_COLUMNS") ?? "2048"); private const int Copies = 100;
 
     /// <param name="only">The word for a set; null for all.</param>
     /// <param name="memory">Whether to measure from memory too, which takes a while to prepare.</param>
@@ -40,6 +40,21 @@ internal static class Kernels
         }
 
         Console.WriteLine($"kernel {PackedKernels.WordOf(set),-7} {MatrixCodes.WordOf(code),-7} {PackedTypes.WordOf(type),-5} {packed.BitsPerWeight,5:0.00} bits   one vector {one,6:0.0}{large}   four {four,6:0.0}   eight {eight,6:0.0}   expand {expand,6:0.0}");
+    }
+
+    /// <summary>Prompts: many vectors by a packed matrix against the dense product of libtorch, with two threads.</summary>
+    public static void Prompts()
+    {
+        Espalier.Runtime.NativeLibraries.EnsureLoaded();
+        foreach ((int rows, MatrixCode code, PackedType type) in new[] { (2048, MatrixCode.Bitmask, PackedType.BFloat16), (2048, MatrixCode.Bitmask, PackedType.Int4), (5632, MatrixCode.Bitmask, PackedType.BFloat16), (5632, MatrixCode.TwoOfFour, PackedType.Int8) })
+        {
+            using var scope = TorchSharp.torch.NewDisposeScope();
+            using var weight = new PackedWeight(Matrix(rows, code, type));
+            TorchSharp.torch.Tensor x = TorchSharp.torch.randn(512, Columns), dense = weight.ToDense();
+            double packed = Fastest(() => weight.Multiply(x).Dispose(), 1), plain = Fastest(() => TorchSharp.torch.nn.functional.linear(x, dense).Dispose(), 1);
+            packed = Math.Max(packed, Fastest(() => weight.Multiply(x).Dispose(), 1));
+            Console.WriteLine($"prompt {rows} x {Columns} {code} {type}: {packed / plain:0.00} of dense ({1e-9 / plain * 1e3:0.0} ms)");
+        }
     }
 
     private static PackedMatrix Matrix(int rows, MatrixCode code, PackedType type)

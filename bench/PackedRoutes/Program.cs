@@ -5,6 +5,12 @@ using System.Runtime.Intrinsics.X86;
 using Espalier.PackedRoutes;
 
 // Weights per second of each route on one thread, best of many short runs: in cache (256 rows) and from memory. "kernels": only what is built in; "kernels avx2 memory": of one set, from memory too.
+if (args is ["prompts"])
+{
+    Kernels.Prompts();
+    return;
+}
+
 if (args is ["kernels", ..])
 {
     Kernels.Measure(args.ElementAtOrDefault(1), args.Contains("memory"));

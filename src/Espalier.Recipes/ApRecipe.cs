@@ -58,7 +58,7 @@ public sealed class ApRecipe : Recipe
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
         var measured = new List<Measurement>();
-        using VisionBench bench = VisionBench.Open(context, VisionBench.Fashion, Net, training: 10_000, test: 5_000);
+        using VisionBench bench = VisionBench.Open(context, RecipeImages.Fashion, Net, training: 10_000, test: 5_000);
         int steps = context.Size is RecipeSize.Smoke ? 3 * (Cycles + 1) : bench.Steps(Epochs * (Cycles + 1), Batch);
         foreach ((string arm, Ap method) in arms)
         {

@@ -13,7 +13,7 @@ public sealed class GranetRecipe : Recipe
     private const string Accuracy = "accuracy, %", Share = "training multiply-accumulates, % of dense", Change = "change of accuracy, points";
     private const string Dense = "dense", DenseStart = "granet, from dense", SparseStart = "granet, from 50 %", Gmp = "GMP", RigL = "RigL", Snip = "SNIP at the start", Random = "random, static";
     private const string Without = "without regeneration", With = "with regeneration";
-    private const string Config = "{\"model_type\": \"mlp\", " + FashionImages.ConfigFields + "}";
+    private const string Config = "{\"model_type\": \"mlp\", " + RecipeImages.FashionFields + "}";
     private const int Batch = 128;
 
     private static readonly Experiment Training = new()
@@ -55,7 +55,7 @@ public sealed class GranetRecipe : Recipe
     /// <inheritdoc/>
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
-        using FashionImages images = FashionImages.For(context, training: 10_000, test: 5_000);
+        using VisionBench images = VisionBench.Open(context, RecipeImages.Fashion, Config, training: 10_000, test: 5_000);
         int steps = context.Size is RecipeSize.Smoke ? 20 : 624, every = context.Size is RecipeSize.Smoke ? 2 : 40;
         VisionConfig config = VisionConfig.Parse(Config);
         var measured = new List<Measurement>();
@@ -82,7 +82,7 @@ public sealed class GranetRecipe : Recipe
             using VisionModel net = VisionModel.Random(config, seed);
             IReadOnlyDictionary<string, Tensor>? masks = snip is { } share ? SnipMasks(net, images, share, seed) : null;
             var options = new TrainingOptions { Steps = steps, LearningRate = 0.1, Optimizer = "sgd", Momentum = 0.9, Nesterov = true, WeightDecay = 5e-4, Schedule = "multistep" };
-            TrainingResult result = new VisionTraining(options) { Batch = Batch, Seed = seed, Sparse = method }.Run(net, images.Training, masks, context.Cancellation);
+            TrainingResult result = new VisionTraining(options) { Batch = Batch, Seed = seed, Sparse = method }.Run(net, images.TrainingImages, masks, context.Cancellation);
             return (images.Accuracy(net), 100 * (result.Sparse?.TrainingShare ?? (snip is { } pruned ? 1 - pruned : 1)));
         }
 
@@ -108,15 +108,15 @@ public sealed class GranetRecipe : Recipe
 
     private static double Share100(string setting) => double.Parse(setting.TrimEnd('%', ' '), System.Globalization.CultureInfo.InvariantCulture) / 100;
 
-    private static Dictionary<string, Tensor> SnipMasks(VisionModel net, FashionImages images, double sparsity, Seed seed)
+    private static Dictionary<string, Tensor> SnipMasks(VisionModel net, VisionBench images, double sparsity, Seed seed)
     {
         IReadOnlyDictionary<string, Tensor> gradients = images.Gradients(net, 1024, seed);
         Dictionary<string, Tensor> masks = Masks(net, Granet.GradualPrune([.. net.Weights.Select(w => w.Weight.detach() * gradients[w.WeightName])], sparsity));
-        FashionImages.Apply(net, masks);
+        VisionBench.Apply(net, masks);
         return masks;
     }
 
-    private static IEnumerable<Measurement> RunPlasticity(VisionConfig config, FashionImages images, Seed seed, int steps, RecipeContext context)
+    private static IEnumerable<Measurement> RunPlasticity(VisionConfig config, VisionBench images, Seed seed, int steps, RecipeContext context)
     {
         using var scope = NewDisposeScope();
         using VisionModel dense = VisionModel.Random(config, seed);
@@ -130,11 +130,11 @@ public sealed class GranetRecipe : Recipe
             {
                 using VisionModel net = dense.Clone();
                 Dictionary<string, Tensor> masks = Masks(net, Granet.GradualPrune([.. net.Weights.Select(w => (Tensor)w.Weight)], Share100(setting)));
-                FashionImages.Apply(net, masks);
+                VisionBench.Apply(net, masks);
                 if (arm == With)
                 {
                     masks = Masks(net, [.. net.Weights.Select(w => Granet.Regenerate(w.Weight, masks[w.WeightName], gradients[w.WeightName], 0.5).Keep)]);
-                    FashionImages.Apply(net, masks);
+                    VisionBench.Apply(net, masks);
                 }
 
                 Train(net, masks, Math.Max(1, steps / 4));
@@ -147,7 +147,7 @@ public sealed class GranetRecipe : Recipe
         void Train(VisionModel net, Dictionary<string, Tensor>? masks, int length)
         {
             var options = new TrainingOptions { Steps = length, LearningRate = 0.1, Optimizer = "sgd", Momentum = 0.9, Nesterov = true, WeightDecay = 5e-4, Schedule = "constant" };
-            new VisionTraining(options) { Batch = Batch, Seed = seed }.Run(net, images.Training, masks, context.Cancellation);
+            new VisionTraining(options) { Batch = Batch, Seed = seed }.Run(net, images.TrainingImages, masks, context.Cancellation);
         }
     }
 

@@ -15,7 +15,7 @@ public sealed class IfmRecipe : Recipe
     private const string Accuracy = "accuracy, %", Left = "parameters left, %", Complexity = "feature complexity, %", Change = "largest change of an output", Found = "planted pairs merged, %";
     private const string Dense = "dense", Std = "ifm, deviations added", Sum = "ifm, variances added", Norm = "smallest filters removed", RandomMerge = "random channels merged", RandomRemoval = "random channels removed", Merged = "merged";
     private const double SmallestShare = 0.6;
-    private const string Config = "{\"model_type\": \"torchvision_vgg\", \"layers\": [16, \"M\", 32, 32, \"M\", 64, 64], \"head\": \"mean\", " + FashionImages.ConfigFields + "}";
+    private const string Config = "{\"model_type\": \"torchvision_vgg\", \"layers\": [16, \"M\", 32, 32, \"M\", 64, 64], \"head\": \"mean\", " + RecipeImages.FashionFields + "}";
 
     private static readonly string[] betas = ["0.1", "0.2", "0.25", "0.3", "0.35", "0.4", "0.5"];
 
@@ -74,11 +74,11 @@ public sealed class IfmRecipe : Recipe
     /// <inheritdoc/>
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
-        using FashionImages images = FashionImages.For(context, training: 8_000, test: 2_000);
+        using VisionBench images = VisionBench.Open(context, RecipeImages.Fashion, Config, training: 8_000, test: 2_000);
         int steps = context.Size is RecipeSize.Smoke ? 20 : 625;
         using VisionModel net = VisionModel.Random(VisionConfig.Parse(Config), seed);
         var options = new TrainingOptions { Steps = steps, LearningRate = 0.1, Optimizer = "sgd", Momentum = 0.9, WeightDecay = 5e-4, Schedule = "cosine" };
-        new VisionTraining(options) { Batch = 64, Seed = seed }.Run(net, images.Training, cancellation: context.Cancellation);
+        new VisionTraining(options) { Batch = 64, Seed = seed }.Run(net, images.TrainingImages, cancellation: context.Cancellation);
         var measured = new List<Measurement>();
         foreach (string beta in betas)
         {
@@ -163,7 +163,7 @@ public sealed class IfmRecipe : Recipe
         return [.. Enumerable.Range(0, layer.Original).OrderBy(i => sizes[i]).Take(layer.Original - layer.Left)];
     }
 
-    private static IEnumerable<Measurement> Plant(VisionModel net, FashionImages images)
+    private static IEnumerable<Measurement> Plant(VisionModel net, VisionBench images)
     {
         using var scope = NewDisposeScope();
         using var frozen = no_grad();
@@ -184,7 +184,7 @@ public sealed class IfmRecipe : Recipe
         }
 
         using IfmResult merged = new Ifm { Beta = 1e-6 }.Merge(planted);
-        Tensor batch = images.Test.Images.narrow(0, 0, 64).to(ScalarType.Float32) / 255;
+        Tensor batch = images.TestImages.Images.narrow(0, 0, 64).to(ScalarType.Float32) / 255;
         double change = (planted.Forward(batch) - merged.Net.Forward(batch)).abs().max().item<float>();
         bool exactly = merged.Layers.Zip(merged.GroupOf).All(p => p.First.Left == p.First.Original - 1 && p.Second[0] == p.Second[1]);
         return [new Measurement(Planted.Name, Experiment.Only, Merged, Change, change), new Measurement(Planted.Name, Experiment.Only, Merged, Found, exactly ? 100 : 0)];

@@ -47,7 +47,7 @@ public sealed class IsspRecipe : Recipe
     {
         bool smoke = context.Size is RecipeSize.Smoke;
         var measured = new List<Measurement>();
-        using VisionBench bench = VisionBench.Open(context, VisionBench.Cifar, Net, training: 2_000, test: 200);
+        using VisionBench bench = VisionBench.Open(context, RecipeImages.Cifar, Net, training: 2_000, test: 200);
         Arm(Soft, new Issp { Sparsity = Sparsity });
         Arm(Hard, new Issp { Sparsity = Sparsity, Ratio = 0 });
         Arm(OneShot, new Issp { Sparsity = Sparsity, Ratio = 1 });

@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Globalization;
-using Espalier.Checkpoints;
 using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Methods.Pruning;
@@ -19,7 +18,6 @@ public sealed class MfacRecipe : Recipe
     private const string Plain = "SGD", Momentum = "SGD with momentum", Adam = "Adam", Optimiser = "M-FAC";
     private const string Setup = "static, working in 64 gradients", Product = "static, a product", Update = "dynamic, a gradient and a product";
     private const string Accuracy = "test accuracy, %", Recalibrated = "after recalibration, %", Loss = "training loss", Rate = "learning rate", Seconds = "processor seconds";
-    private const string SmallNet = """{"model_type": "cifar_resnet", "depth": 8, "channels": [4, 8, 16], "image_size": 32}""";
     private const string Classifier = """{"model_type": "mlp", "hidden": [64], "num_channels": 1, "image_size": 28, "image_mean": [0.286], "image_std": [0.353]}""";
     private const int Window = 64;
 
@@ -89,10 +87,8 @@ public sealed class MfacRecipe : Recipe
     private static List<Measurement> Prune(RecipeContext context, Seed seed)
     {
         bool smoke = context.Size is RecipeSize.Smoke;
-        using ImageTensors train = RecipeImages.Load(context, "uoft-cs/cifar10:train", 5_000, 3, 32), test = RecipeImages.Load(context, "uoft-cs/cifar10:test", 1_000, 3, 32);
-        using VisionModel dense = smoke
-            ? VisionModel.Random(VisionConfig.Parse(SmallNet), seed, context.Device)
-            : VisionModel.Load(Hub.Resolve("akamaster/cifar10-resnet20", context.Progress, context.Cancellation), context.Device);
+        using ImageTensors train = RecipeImages.Cifar.Load(context, "train", 5_000), test = RecipeImages.Cifar.Load(context, "test", 1_000);
+        using VisionModel dense = RecipeImages.CifarNet(context, seed);
         using var scope = NewDisposeScope();
         var measured = new List<Measurement>();
         var mfac = new Mfac { Gradients = smoke ? 4 : Window, GradientBatch = 16, Recomputations = 1 };
@@ -163,7 +159,7 @@ public sealed class MfacRecipe : Recipe
 
     private static List<Measurement> Optimise(RecipeContext context, Seed seed)
     {
-        using ImageTensors all = RecipeImages.Load(context, "zalando-datasets/fashion_mnist:train", 12_000, 1, 28), test = RecipeImages.Load(context, "zalando-datasets/fashion_mnist:test", 10_000, 1, 28);
+        using ImageTensors all = RecipeImages.Fashion.Load(context, "train", 12_000), test = RecipeImages.Fashion.Load(context, "test", 10_000);
         int held = all.Count / 6, batch = context.Size is RecipeSize.Smoke ? 8 : 128;
         using ImageTensors train = all.Take([.. Enumerable.Range(0, all.Count - held)]), heldOut = all.Take([.. Enumerable.Range(all.Count - held, held)]);
         var options = new TrainingOptions { Steps = 4 * Math.Max(1, train.Count / batch), SaveEvery = 0, FisherGradients = Window };

@@ -11,7 +11,7 @@ public sealed class OfqRecipe : Recipe
 {
     private const string Accuracy = "test accuracy, %", Events = "oscillations per million weights and step", Share = "oscillating weights, %", Free = "weights left free, %";
     private const string Float = "float", Lsq = "LSQ weights", StatsQ = "StatsQ", Qkr = "StatsQ + QKR", Continued = "StatsQ + QKR, continued", Annealed = "StatsQ + QKR, annealed";
-    private const string Config = "{\"model_type\": \"timm_vit\", \"patch_size\": 7, \"embed_dim\": 64, \"depth\": 4, \"num_heads\": 2, " + FashionImages.ConfigFields + "}";
+    private const string Config = "{\"model_type\": \"timm_vit\", \"patch_size\": 7, \"embed_dim\": 64, \"depth\": 4, \"num_heads\": 2, " + RecipeImages.FashionFields + "}";
     private const int Batch = 64, LastSteps = 200;
 
     private static readonly Experiment Vit = new()
@@ -42,11 +42,10 @@ public sealed class OfqRecipe : Recipe
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
         bool smoke = context.Size is RecipeSize.Smoke;
-        using FashionImages images = FashionImages.For(context, training: 10_000, test: 5_000);
-        VisionConfig config = VisionConfig.Parse(smoke ? Config.Replace("64", "16", StringComparison.Ordinal) : Config);
-        int epoch = smoke ? 3 : images.Training.Count / Batch;
+        using VisionBench images = VisionBench.Open(context, RecipeImages.Fashion, smoke ? Config.Replace("64", "16", StringComparison.Ordinal) : Config, training: 10_000, test: 5_000);
+        int epoch = smoke ? 3 : images.TrainingImages.Count / Batch;
         var measured = new List<Measurement>();
-        using VisionModel start = VisionModel.Random(config, seed, context.Device);
+        using VisionModel start = VisionModel.Random(images.Config, seed, context.Device);
         Train(start, null, 10 * epoch, 1e-3, "cosine", "float");
         double dense = images.Accuracy(start);
         foreach (string setting in Vit.Settings.Where((_, i) => i == 0 || seed.Value == 0))
@@ -108,7 +107,7 @@ public sealed class OfqRecipe : Recipe
                 Extra = rounded?.Extra ?? [],
                 Groups = rounded?.Groups,
                 Hooks = hooks,
-            }.Run(net, images.Training, cancellation: context.Cancellation);
+            }.Run(net, images.TrainingImages, cancellation: context.Cancellation);
         }
     }
 

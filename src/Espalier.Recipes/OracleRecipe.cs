@@ -46,7 +46,7 @@ public sealed class OracleRecipe : Recipe
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
         bool smoke = context.Size is RecipeSize.Smoke;
-        using ImageTensors allTrain = RecipeImages.Load(context, "zalando-datasets/fashion_mnist:train", 15_000, 1, 28), allTest = RecipeImages.Load(context, "zalando-datasets/fashion_mnist:test", 10_000, 1, 28);
+        using ImageTensors allTrain = RecipeImages.Fashion.Load(context, "train", 15_000), allTest = RecipeImages.Fashion.Load(context, "test", 10_000);
         var measured = new List<Measurement>();
         foreach ((string task, int classes, int images, int tests) in new[] { (Easy, 2, 2_000, 2_000), (Hard, 10, 4_000, 5_000) })
         {

@@ -10,9 +10,9 @@ using static TorchSharp.torch;
 
 namespace Espalier.Recipes;
 
-/// <summary>PERP: a fraction of the parameters wins back what retraining all of them does (card, quick reproduction a).</summary>
+/// <summary>PERP: a fraction of the parameters wins back what retraining all of them does (card, quick reproductions a and b).</summary>
 [Reproduces("perp")]
-public sealed class PerpRecipe : Recipe
+public sealed partial class PerpRecipe : Recipe
 {
     private const double Sparsity = 0.8;
     private const string Retraining = "retraining a pruned language model", Metric = "perplexity";
@@ -32,6 +32,7 @@ public sealed class PerpRecipe : Recipe
             Arms = [ModelBench.DenseArm, None, Norms, MaskLora, LoraPrune, Full],
             Metric = Metric,
         },
+        Vision,
     ];
 
     /// <inheritdoc/>
@@ -58,6 +59,7 @@ public sealed class PerpRecipe : Recipe
         Arm(MaskLora, (Subset.Norms | Subset.MaskLora, 3e-3));
         Arm(LoraPrune, (Subset.Norms | Subset.LoraPrune, 3e-3));
         Arm(Full, (Subset.Full, 1e-3));
+        measured.AddRange(RunVision(context, seed));
         return measured;
 
         void Add(string arm, string metric, double value) => measured.Add(new Measurement(Retraining, Experiment.Only, arm, metric, value));
@@ -109,6 +111,7 @@ public sealed class PerpRecipe : Recipe
             Check.AtLeast("MaskLoRA below LoRA-Prune in perplexity after merging", measured.PerSeed(m => 100 * (1 - (m(MaskLora, Metric) / m(LoraPrune, Metric)))), 5, "%"),
             Check.AtLeast("norms alone recover of what retraining all parameters recovers", Recovered(Norms), 30, "%"),
             Check.AtMost("zeros revived by any merge", measured.PerSeed(m => retrained.Sum(a => m(a, "revived zeros"))), 0, everySeed: true),
+            .. JudgeVision(results.At(Vision.Name)),
         ];
     }
 

@@ -14,7 +14,7 @@ public sealed class PgfnmRecipe : Recipe
     private const string Accuracy = "accuracy, %", Variance = "variance of normalised gradients";
     private const string Dense = "dense", Ste = "STE", SrSte = "SR-STE", Linear = "fading, linear", Exp = "fading, exponential", ExpChain = "fading, exponential, chain", Stepwise = "pattern, stepwise", Geometric = "pattern, geometric";
     private const string High = "1:16", Low = "2:4";
-    private const string Config = "{\"model_type\": \"timm_vit\", \"patch_size\": 7, \"embed_dim\": 48, \"depth\": 2, \"num_heads\": 4, \"mlp_dim\": 192, " + FashionImages.ConfigFields + "}";
+    private const string Config = "{\"model_type\": \"timm_vit\", \"patch_size\": 7, \"embed_dim\": 48, \"depth\": 2, \"num_heads\": 4, \"mlp_dim\": 192, " + RecipeImages.FashionFields + "}";
 
     private static readonly string[] own = [Linear, Exp, ExpChain, Stepwise, Geometric];
 
@@ -47,7 +47,7 @@ public sealed class PgfnmRecipe : Recipe
     /// <inheritdoc/>
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
-        using FashionImages images = FashionImages.For(context, training: 6_000, test: 5_000);
+        using VisionBench images = VisionBench.Open(context, RecipeImages.Fashion, Config, training: 6_000, test: 5_000);
         int steps = context.Size is RecipeSize.Smoke ? 20 : 558;
         VisionConfig config = VisionConfig.Parse(Config);
         var measured = new List<Measurement>();
@@ -75,7 +75,7 @@ public sealed class PgfnmRecipe : Recipe
             using VisionModel net = VisionModel.Random(config, seed);
             var watch = method is null ? null : new GradientVariance(net, method, (long)(0.5 * steps), (long)(0.7 * steps));
             var options = new TrainingOptions { Steps = steps, LearningRate = 1e-3, Schedule = "cosine" };
-            new VisionTraining(options) { Batch = 64, Seed = seed, Sparse = method, Hooks = watch is null ? [] : [watch] }.Run(net, images.Training, cancellation: context.Cancellation);
+            new VisionTraining(options) { Batch = 64, Seed = seed, Sparse = method, Hooks = watch is null ? [] : [watch] }.Run(net, images.TrainingImages, cancellation: context.Cancellation);
             return (images.Accuracy(net), watch?.Mean);
         }
 

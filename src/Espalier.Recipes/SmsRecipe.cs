@@ -47,8 +47,8 @@ public sealed class SmsRecipe : Recipe
     /// <inheritdoc/>
     public override IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed)
     {
-        using ImageTensors train = RecipeImages.Load(context, "zalando-datasets/fashion_mnist:train", 10_000, 1, 28);
-        using ImageTensors test = RecipeImages.Load(context, "zalando-datasets/fashion_mnist:test", 10_000, 1, 28);
+        using ImageTensors train = RecipeImages.Fashion.Load(context, "train", 10_000);
+        using ImageTensors test = RecipeImages.Fashion.Load(context, "test", 10_000);
         using var scope = NewDisposeScope();
         var measured = new List<Measurement>();
         int epoch = Math.Max(1, train.Count / Batch);

@@ -64,8 +64,8 @@ public sealed class UnipRecipe : Recipe
     {
         bool smoke = context.Size is RecipeSize.Smoke;
         using var scope = NewDisposeScope();
-        using ImageTensors items = RecipeImages.Load(context, "zalando-datasets/fashion_mnist:train", 10_000, 1, 28), testItems = RecipeImages.Load(context, "zalando-datasets/fashion_mnist:test", 5_000, 1, 28);
-        using ImageTensors backgrounds = RecipeImages.Load(context, "uoft-cs/cifar10:train", 5_000, 3, 32), testBackgrounds = RecipeImages.Load(context, "uoft-cs/cifar10:test", 2_000, 3, 32);
+        using ImageTensors items = RecipeImages.Fashion.Load(context, "train", 10_000), testItems = RecipeImages.Fashion.Load(context, "test", 5_000);
+        using ImageTensors backgrounds = RecipeImages.Cifar.Load(context, "train", 5_000), testBackgrounds = RecipeImages.Cifar.Load(context, "test", 2_000);
         using SegmentationScenes unlabelled = Scenes(items, backgrounds, smoke ? 40 : 1500, new Seed(1)), labelled = Scenes(items, backgrounds, smoke ? 16 : 50, new Seed(seed.For("labelled"))), test = Scenes(testItems, testBackgrounds, smoke ? 20 : 500, new Seed(2));
         using VisionModel teacher = TeacherFor(context, items, backgrounds, smoke);
         var measured = new List<Measurement>();

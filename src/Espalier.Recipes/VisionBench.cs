@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using Espalier.Checkpoints;
 using Espalier.Data;
 using Espalier.Evaluation;
 using Espalier.Models.Vision;
@@ -12,14 +11,6 @@ namespace Espalier.Recipes;
 /// <summary>A vision net's shape with training and test images: what recipes on classes of images train and measure.</summary>
 internal sealed class VisionBench : IDisposable
 {
-    /// <summary>Grey images of clothes, 28×28.</summary>
-    public const string Fashion = "zalando-datasets/fashion_mnist";
-
-    /// <summary>Coloured images of things, 32×32.</summary>
-    public const string Cifar = "uoft-cs/cifar10";
-
-    private const int DrawnTraining = 96, DrawnTest = 40;
-
     private readonly RecipeContext _context;
 
     private VisionBench(RecipeContext context, VisionConfig config, ImageTensors training, ImageTensors test) =>
@@ -34,22 +25,17 @@ internal sealed class VisionBench : IDisposable
     /// <summary>What accuracy is measured on.</summary>
     public ImageTensors TestImages { get; }
 
-    /// <summary>Loads the first images of a data set; at smoke size draws a few simple ones instead, which needs no file.</summary>
-    /// <param name="context">Size, progress.</param>
-    /// <param name="dataset">A hub id with a train and a test split.</param>
+    /// <summary>Loads the first images of a data set.</summary>
+    /// <param name="context">Size, progress; a model of the user's own has no place here.</param>
+    /// <param name="images">The data set.</param>
     /// <param name="config">The nets' config.json.</param>
     /// <param name="training">Training images.</param>
     /// <param name="test">Test images.</param>
-    public static VisionBench Open(RecipeContext context, string dataset, string config, int training, int test)
+    /// <exception cref="EspalierException">When a model was named.</exception>
+    public static VisionBench Open(RecipeContext context, RecipeImages images, string config, int training, int test)
     {
-        VisionConfig shape = VisionConfig.Parse(config);
-        return context.Size is RecipeSize.Smoke
-            ? new VisionBench(context, shape, Drawn(shape, "training", DrawnTraining), Drawn(shape, "test", DrawnTest))
-            : new VisionBench(context, shape, Load("train", training), Load("test", test));
-
-        ImageTensors Load(string split, int limit) => ImageTensors.Load(
-            ImageDataset.Open(DataReference.Parse($"{dataset}:{split}"), id => Hub.ResolveDataset(id, context.Progress, cancellation: context.Cancellation)),
-            shape.Channels, limit, context.Progress, context.Cancellation);
+        EspalierException.Require(context.Model is null, "This reproduction trains nets of its own from random weights; leave --model out.");
+        return new VisionBench(context, VisionConfig.Parse(config), images.Load(context, "train", training), images.Load(context, "test", test));
     }
 
     /// <summary>A net with random weights.</summary>
@@ -74,6 +60,35 @@ internal sealed class VisionBench : IDisposable
 
     /// <summary>The share of test images that are named rightly, in percent.</summary>
     public double Accuracy(VisionModel model) => ImageAccuracy.Evaluate(model, TestImages, cancellation: _context.Cancellation).Top1;
+
+    /// <summary>The gradient of the loss on one training batch, by weight name, in the caller's scope; the net's own gradients are cleared.</summary>
+    /// <param name="model">The net.</param>
+    /// <param name="images">Images in the batch.</param>
+    /// <param name="seed">Chooses them.</param>
+    public IReadOnlyDictionary<string, Tensor> Gradients(VisionModel model, int images, Seed seed)
+    {
+        using var scope = NewDisposeScope();
+        var batches = new ImageBatches(TrainingImages, Math.Min(images, TrainingImages.Count)) { Mean = Config.Mean, Deviation = Config.Deviation, Seed = seed };
+        new ImageClassificationObjective(model, batches, 1).Loss(0, 0).backward();
+        var gradients = model.Weights.ToDictionary(w => w.WeightName, w => w.Weight.grad!.clone().MoveToOuterDisposeScope());
+        foreach ((_, TorchSharp.Modules.Parameter value) in model.Parameters)
+        {
+            value.grad = null;
+        }
+
+        return gradients;
+    }
+
+    /// <summary>Sets what masks prune to zero.</summary>
+    public static void Apply(VisionModel model, IReadOnlyDictionary<string, Tensor> masks)
+    {
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
+        foreach (WeightLayer layer in model.Weights)
+        {
+            layer.Weight.masked_fill_(masks[layer.WeightName].logical_not(), 0);
+        }
+    }
 
     /// <summary>The least time of several forward passes, in milliseconds.</summary>
     /// <param name="model">The net.</param>
@@ -100,20 +115,5 @@ internal sealed class VisionBench : IDisposable
     {
         TrainingImages.Dispose();
         TestImages.Dispose();
-    }
-
-    // Noise with a bright bar whose height says the class.
-    private static ImageTensors Drawn(VisionConfig config, string purpose, int count)
-    {
-        using var scope = NewDisposeScope();
-        using Generator generator = new Seed(0).Generator($"drawn {purpose} images");
-        Tensor images = (rand([count, config.Channels, config.ImageSize, config.ImageSize], generator: generator) * 100).to(ScalarType.Byte);
-        long[] labels = [.. Enumerable.Range(0, count).Select(i => (long)(i % config.Classes))];
-        for (int i = 0; i < count; i++)
-        {
-            images[i].narrow(1, labels[i] * (config.ImageSize - 3) / config.Classes, 3).fill_(220);
-        }
-
-        return new ImageTensors($"drawn {purpose} images", images, tensor(labels));
     }
 }

@@ -60,7 +60,7 @@ public sealed class WgsefRecipe : Recipe
     {
         bool smoke = context.Size is RecipeSize.Smoke;
         var measured = new List<Measurement>();
-        using VisionBench bench = VisionBench.Open(context, VisionBench.Fashion, Net, training: 10_000, test: 5_000);
+        using VisionBench bench = VisionBench.Open(context, RecipeImages.Fashion, Net, training: 10_000, test: 5_000);
         var counter = new Wgsef { Keep = Keep };
         Arm(Dense, null);
         foreach (double lambda in strengths)

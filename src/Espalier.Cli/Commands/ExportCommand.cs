@@ -6,6 +6,7 @@ using Espalier.Checkpoints.Onnx;
 using Espalier.Models;
 using Espalier.Models.Export;
 using Espalier.Models.Export.Onnx;
+using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity.Packed;
 
@@ -28,6 +29,7 @@ internal sealed class ExportCommand : EspalierCommand
             "espalier export ./llama-50 --type q8_0 --out llama-50.gguf",
             "espalier export ./llama-50 --format onnx --out llama-50.onnx",
             "espalier export ./llama-50 --format onnx --type f16 --cache --out llama-50.onnx",
+            "espalier export ./resnet20 --format onnx --out resnet20.onnx",
             "espalier export ./llama-cut --format checkpoint --pad --out ./llama-even")
     {
         foreach (Option option in new Option[] { _format, _type, _cache, _pad, _out })
@@ -53,9 +55,17 @@ internal sealed class ExportCommand : EspalierCommand
             EspalierException.Require(!PackedSource.IsPacked(checkpoint), $"{folder} is packed; make a dense checkpoint of it first: espalier unpack {folder} --out FOLDER.");
         }
 
-        if (format == Plain)
+        if (format == Plain && !VisionConfig.IsVision(folder))
         {
             Show(context, CheckpointExport.Run(folder, path, context.Progress, cancellation));
+            return ExitCode.Success;
+        }
+
+        if (VisionConfig.IsVision(folder))
+        {
+            EspalierException.Require(format == Onnx && !pad && !cache, $"{folder} is a vision net, which goes to --format {Onnx} alone, without --pad and --cache.");
+            using VisionModel net = VisionModel.Load(folder, context.Device);
+            Show(context, VisionExport.Run(net, Enum.Parse<OnnxType>(word, ignoreCase: true), path, context.Progress, cancellation));
             return ExitCode.Success;
         }
 
@@ -113,6 +123,15 @@ internal sealed class ExportCommand : EspalierCommand
         ReaderText.Show(context, report.Readers);
 
         static string Axes(IReadOnlyList<string> values) => values.Count <= 2 ? string.Join(", ", values) : $"{values[0]}, {values[1]} and {values.Count - 2} more";
+    });
+
+    private static void Show(CommandContext context, VisionExportReport report) => context.Show(report, () =>
+    {
+        context.Output.WriteLine($"{report.Path}: opset {report.Opset}, {Text.Bytes(report.Bytes)}, {Text.Count(report.Nodes)} operations");
+        context.Output.WriteLine($"{string.Join(", ", report.Inputs)} → {string.Join(", ", report.Outputs)}");
+        string same = report.Agreement is { } agreement ? string.Create(CultureInfo.InvariantCulture, $", same likeliest class {agreement:0.0 %}") : "";
+        context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"against the net on {report.Images} images: outputs differ by {report.RelativeError:0.#####} of their size{same}"));
+        ReaderText.Show(context, report.Readers);
     });
 
     private static void Show(CommandContext context, CheckpointExportReport report) => context.Show(report, () =>

@@ -8,6 +8,7 @@ using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Spectre.Console;
+using static TorchSharp.torch;
 using Text = Espalier.Runtime.Text;
 
 namespace Espalier.Cli.Commands;
@@ -51,10 +52,17 @@ internal sealed class InspectCommand : EspalierCommand
         }
 
         using VisionModel? net = vision ? VisionModel.Outline(VisionConfig.Load(path)) : null;
+        long? silent = net is null || parsed.GetValue(_noZeros) ? null : net.Weights.Sum(w => EmptyRows(checkpoint, w.WeightName));
         context.Show(
-            new { path, modelType = config?.ModelType ?? net?.Config.ModelType, macs = net?.Macs, layers = config?.LayerCount ?? net?.Weights.Count, parameters = rows.Sum(r => r.Parameters), bytes = rows.Sum(r => r.Bytes), zeros = rows.Any(r => r.Zeros is null) ? null : rows.Sum(r => r.Zeros), tensors = rows },
-            () => Print(context.Console, config, net, rows));
+            new { path, modelType = config?.ModelType ?? net?.Config.ModelType, macs = net?.Macs, gates = net is { Gates.Count: > 0 } ? new { count = net.Gates.Count, predictorMacs = net.Gates.Sum(g => g.PredictorMacs) } : null, unitsWithoutWeights = silent, layers = config?.LayerCount ?? net?.Weights.Count, parameters = rows.Sum(r => r.Parameters), bytes = rows.Sum(r => r.Bytes), zeros = rows.Any(r => r.Zeros is null) ? null : rows.Sum(r => r.Zeros), tensors = rows },
+            () => Print(context.Console, config, net, silent, rows));
         return ExitCode.Success;
+    }
+
+    private static long EmptyRows(ITensorSource source, string name)
+    {
+        using var scope = NewDisposeScope();
+        return source.Read(name).flatten(1).ne(0).any(1).logical_not().sum().item<long>();
     }
 
     private static IDisposable Open(string path) => !File.Exists(path) ? Checkpoint.Open(path) : Path.GetExtension(path).ToLowerInvariant() switch
@@ -64,7 +72,7 @@ internal sealed class InspectCommand : EspalierCommand
         _ => Checkpoint.Open(path),
     };
 
-    private static void Print(IAnsiConsole console, ModelConfig? config, VisionModel? net, List<Row> rows)
+    private static void Print(IAnsiConsole console, ModelConfig? config, VisionModel? net, long? silent, List<Row> rows)
     {
         if (config is not null)
         {
@@ -74,6 +82,15 @@ internal sealed class InspectCommand : EspalierCommand
         if (net is not null)
         {
             console.MarkupLineInterpolated($"{net.Config.ModelType}: {net.Weights.Count} layers with weights, images {net.Layers[0].Shape}, {Text.Count(net.Macs)} multiply-accumulates, {net.Groups.Count} groups of channels that can be cut");
+            if (net.Gates.Count > 0)
+            {
+                console.MarkupLineInterpolated($"{net.Gates.Count} gates choose filters image by image; their predictors take {Text.Count(net.Gates.Sum(g => g.PredictorMacs))} multiply-accumulates on top (espalier eval measures what they save)");
+            }
+
+            if (silent > 0)
+            {
+                console.MarkupLineInterpolated($"{Text.Count(silent.Value)} of {Text.Count(net.Weights.Sum(w => w.Rows))} filters and neurons have no weight left: dead, whatever the image");
+            }
         }
 
         var table = new Table().Border(TableBorder.Minimal).AddColumn("tensor").AddColumn("type").AddColumn("shape")

@@ -12,7 +12,7 @@ namespace Espalier.Cli.Commands;
 
 internal sealed partial class TrainCommand
 {
-    private readonly Option<string?> _method = new("--method") { Description = "Vision nets: a system that works on a trained net (sms, mfac, oracle), or a YAML file with its method and options.", HelpName = "NAME|file" };
+    private readonly Option<string?> _method = new("--method") { Description = "Vision nets: a system that works on a trained net: a name (`espalier methods vision` lists them), or a YAML file with its method and options.", HelpName = "NAME|file" };
 
     /// <summary>The system of <c>--method</c> with its options; null where none was named.</summary>
     private IVisionMethod? Method(ParseResult parsed)

@@ -18,6 +18,8 @@ internal static class VisionWords
     /// <summary>What <c>--data</c> options say of images.</summary>
     public const string DataForms = "parquet files, idx files, a folder for each class, or a hub id as ID:SPLIT";
 
+    private const int DeadImages = 1000;
+
     /// <summary>Decoded images, with as many channels as the net takes.</summary>
     public static ImageTensors Images(string reference, VisionConfig config, int? limit, CommandContext context, CancellationToken cancellation)
     {
@@ -33,12 +35,57 @@ internal static class VisionWords
         using VisionModel model = VisionModel.Load(folder, context.Device);
         using QuantisedNet? rounded = QuantisedNet.Attach(model, folder);
         using ImageTensors images = Images(reference, model.Config, limit, context, cancellation);
+        using GateMeter? meter = model.Gates.Count == 0 ? null : new GateMeter(model);
         var clock = Stopwatch.StartNew();
-        ImageAccuracyResult result = ImageAccuracy.Evaluate(model, images, progress: context.Progress, cancellation: cancellation);
+        ImageAccuracyResult result = ImageAccuracy.Evaluate(model, images, progress: context.Progress, cancellation: cancellation, forward: meter is null ? null : meter.Forward);
+        TimeSpan time = clock.Elapsed;
         return JsonSerializer.SerializeToNode(
-            new { model = word, data = reference, accuracy = result.Top1, result.StandardError, result.Loss, result.Images, seconds = clock.Elapsed.TotalSeconds },
+            new
+            {
+                model = word,
+                data = reference,
+                accuracy = result.Top1,
+                result.StandardError,
+                result.Loss,
+                result.Images,
+                seconds = time.TotalSeconds,
+                deadNeurons = Dead(model, images),
+                gates = meter is null ? null : Gates(meter.Work, SkippingSpeed.Measure(model, images)),
+            },
             JsonEvents.Options)!.AsObject();
     }
+
+    // Counting slows the net down, so it has a pass of its own over a few images.
+    private static object? Dead(VisionModel model, ImageTensors images)
+    {
+        if (!model.Layers.Any(l => l is PlainLayer { Kind: PlainKind.Relu }))
+        {
+            return null;
+        }
+
+        int count = Math.Min(images.Count, DeadImages);
+        var batches = new ImageBatches(images, DeadImages / 4) { Mean = model.Config.Mean, Deviation = model.Config.Deviation };
+        IReadOnlyList<DeadNeuronRate> rates = DeadNeurons.Measure(model, batches.InOrder(count, model.Device).Select(b =>
+        {
+            b.Labels.Dispose();
+            return b.Images;
+        }));
+        return new { images = count, rates[^1].Total, rates[^1].Static, rates[^1].Dynamic, layers = rates.SkipLast(1).ToDictionary(r => r.Layer, r => r.Total) };
+    }
+
+    private static object Gates(GateWork work, SkippingSpeed speed) => new
+    {
+        macs = work.Macs,
+        work.Least,
+        work.Most,
+        work.Dense,
+        work.Predictors,
+        saving = work.Reduction,
+        savingWithPredictors = work.NetReduction,
+        open = work.Open,
+        denseMilliseconds = speed.Dense,
+        skippingMilliseconds = speed.Skipping,
+    };
 
     /// <summary>Shows what <see cref="Evaluate"/> found.</summary>
     public static void Print(CommandContext context, JsonObject result)
@@ -48,5 +95,18 @@ internal static class VisionWords
         context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"accuracy {(double)result["accuracy"]!:0.00} % ± {(double)result["standardError"]!:0.00} on {Text.Count(images)} images, loss {(double)result["loss"]!:0.####}"));
         context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{Text.Duration(TimeSpan.FromSeconds(seconds))}, {images / seconds:0} images/s"));
+        if (result["deadNeurons"] is { } dead)
+        {
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"{(double)dead["total"]!:0.0} % of all ReLU outputs are zero on {Text.Count((int)dead["images"]!)} images, {(double)dead["static"]!:0.0} % because pruning left the unit no weight"));
+        }
+
+        if (result["gates"] is { } gates)
+        {
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"gates: {(double)gates["macs"]!:N0} multiply-accumulates an image ({(double)gates["least"]!:N0} to {(double)gates["most"]!:N0}), {(double)gates["saving"]!:0.0} % less than {(long)gates["dense"]!:N0}; predictors take {(long)gates["predictors"]!:N0} on top"));
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"one image alone: {(double)gates["skippingMilliseconds"]!:0.##} ms with closed filters skipped, {(double)gates["denseMilliseconds"]!:0.##} ms without gates"));
+        }
     }
 }

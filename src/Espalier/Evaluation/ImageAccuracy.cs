@@ -26,8 +26,10 @@ public static class ImageAccuracy
     /// <param name="limit">The most images, from the first; null takes all.</param>
     /// <param name="progress">Where progress is told.</param>
     /// <param name="cancellation">Ends the work early.</param>
+    /// <param name="forward">What runs the net, where something counts on the way; null is <see cref="VisionModel.Forward(Tensor)"/>.</param>
     /// <exception cref="EspalierException">When images and net do not fit.</exception>
-    public static ImageAccuracyResult Evaluate(VisionModel model, ImageTensors images, int batch = 250, int? limit = null, IProgressSink? progress = null, CancellationToken cancellation = default)
+    public static ImageAccuracyResult Evaluate(
+        VisionModel model, ImageTensors images, int batch = 250, int? limit = null, IProgressSink? progress = null, CancellationToken cancellation = default, Func<Tensor, Tensor>? forward = null)
     {
         images.RequireClasses(model.Config.Classes);
         var batches = new ImageBatches(images, batch) { Mean = model.Config.Mean, Deviation = model.Config.Deviation };
@@ -35,7 +37,7 @@ public static class ImageAccuracy
         model.Training = false;
         try
         {
-            return Evaluate(model.Forward, batches, model.Config.Classes, limit, model.Device, progress, cancellation);
+            return Evaluate(forward ?? model.Forward, batches, model.Config.Classes, limit, model.Device, progress, cancellation);
         }
         finally
         {

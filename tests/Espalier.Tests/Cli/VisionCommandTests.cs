@@ -83,9 +83,47 @@ public sealed class VisionCommandTests
         (await Tool.RunAsync("eval", folder["student"], "--data", $"{folder.Path}:train")).Code.ShouldBe(ExitCode.Success);
     }
 
+    [Fact]
+    public async Task A_method_makes_another_net_of_a_trained_one()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["config.json"], Config);
+        WriteImages(folder, 48);
+        string[] data = ["--data", $"{folder.Path}:train", "--batch", "8", "--lr", "0.05", "--optimizer", "sgd", "--momentum", "0.9", "--json"];
+        (await Tool.RunAsync(["train", "--config", folder["config.json"], "--steps", "30", "--out", folder["net"], .. data])).Code.ShouldBe(ExitCode.Success);
+
+        Tool soup = await Tool.RunAsync(["train", "--config", folder["net"], "--steps", "6", "--method", "sms", "--set", "sparsity=0.5", "--set", "models=2", "--eval-data", $"{folder.Path}:train", "--out", folder["soup"], .. data]);
+        soup.Code.ShouldBe(ExitCode.Success, soup.Error);
+        soup.Result.GetProperty("sparsity").GetDouble().ShouldBe(0.5, 0.01);
+        soup.Result.GetProperty("figures").GetProperty("largest angle of two models, degrees").GetDouble().ShouldBeGreaterThan(0);
+        JsonElement inspected = (await Tool.RunAsync("inspect", folder["soup"], "--json")).Result;
+        inspected.GetProperty("unitsWithoutWeights").GetInt64().ShouldBeGreaterThanOrEqualTo(0);
+        long zeros = inspected.GetProperty("zeros").GetInt64();
+        (await Tool.RunAsync(["train", "--config", folder["soup"], "--steps", "4", "--out", folder["more"], .. data])).Code.ShouldBe(ExitCode.Success);
+        (await Tool.RunAsync("inspect", folder["more"], "--json")).Result.GetProperty("zeros").GetInt64().ShouldBeGreaterThanOrEqualTo(zeros);
+
+        File.WriteAllText(folder["ftwt.yaml"], "method: ftwt\nratio: 0.8\n");
+        Tool gated = await Tool.RunAsync(["train", "--config", folder["net"], "--steps", "12", "--method", folder["ftwt.yaml"], "--set", "mode=joint", "--eval-data", $"{folder.Path}:train", "--out", folder["gated"], .. data]);
+        gated.Code.ShouldBe(ExitCode.Success, gated.Error);
+        double saving = gated.Result.GetProperty("figures").GetProperty("saving, %").GetDouble();
+        JsonElement measured = (await Tool.RunAsync("eval", folder["gated"], "--data", $"{folder.Path}:train", "--json")).Result;
+        measured.GetProperty("gates").GetProperty("saving").GetDouble().ShouldBe(saving, 1e-9);
+        measured.GetProperty("gates").GetProperty("predictors").GetInt64().ShouldBe((4 * 1) + (6 * 4));
+        measured.GetProperty("accuracy").GetDouble().ShouldBe(gated.Result.GetProperty("accuracy").GetDouble());
+        measured.GetProperty("deadNeurons").GetProperty("total").GetDouble().ShouldBeInRange(0, 100);
+        (await Tool.RunAsync("eval", folder["gated"], "--data", $"{folder.Path}:train")).Output.ShouldContain("closed filters skipped");
+        (await Tool.RunAsync("inspect", folder["gated"])).Output.ShouldContain("2 gates");
+        (await Tool.RunAsync(["train", "--config", folder["gated"], "--steps", "4", "--out", folder["later"], .. data])).Code.ShouldBe(ExitCode.Success);
+    }
+
     [Theory]
     [InlineData("is none; set activation_bits=0", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "ofq", "--out", "OUT")]
     [InlineData("give a ViT", "attention", "NET", "--data", "IMAGES:train")]
+    [InlineData("leave out --resume", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--stop-after", "3", "--out", "OUT")]
+    [InlineData("use one of them", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--sparse-training", "granet", "--out", "OUT")]
+    [InlineData("at least 2", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--set", "models=1", "--out", "OUT")]
+    [InlineData("works on a trained vision net", "train", "--config", "ONE", "--data", "IMAGES:train", "--method", "ftwt", "--out", "OUT")]
+    [InlineData("at most 1", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "ftwt", "--set", "ratio=1.5", "--out", "OUT")]
     [InlineData("or --sparse-training", "train", "--config", "NET", "--data", "IMAGES:train", "--set", "sparsity=0.9", "--out", "OUT")]
     [InlineData("no change of the masks", "train", "--config", "NET", "--data", "IMAGES:train", "--steps", "50", "--sparse-training", "granet", "--out", "OUT")]
     [InlineData("is no beta", "complexity", "NET", "--curve", "0.1,x")]

@@ -2,6 +2,7 @@ using Espalier.Catalogue;
 using Espalier.Pruning.Measuring;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Training;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Pruning;
@@ -30,8 +31,8 @@ public enum RdProgram
     Family = "Pruning",
     Source = "Xu, Wang, Geng, Lin, Wu, Li, Lin, ICCV 2023, pp. 17447-17457",
     Summary = "Chooses every layer's share by the distortion of the output that its pruning causes, with a dynamic program.",
-    Fits = "allocator; magnitude (or any criterion), unstructured, any repair and retraining; iterative schedules; measures curves of the current network first")]
-public sealed partial class RdPrune : IAllocator, IMeasuredPart
+    Fits = "allocator; magnitude (or any criterion), unstructured, any repair and retraining; iterative schedules; measures curves of the current network first; vision nets: `espalier train --method rdprune`")]
+public sealed partial class RdPrune : IAllocator, IMeasuredPart, IVisionMethod
 {
     // With more units than this the program's memory (two bytes per unit and layer) is better spent on a coarser unit.
     private const long MostUnits = 1 << 18;
@@ -70,7 +71,7 @@ public sealed partial class RdPrune : IAllocator, IMeasuredPart
     /// <summary>The same allocator with its curves.</summary>
     /// <param name="curves">From the name of a prunable weight to its curve, all with equally many levels; null where there is none.</param>
     public RdPrune WithCurves(Func<string, RdCurve?> curves) =>
-        new() { Program = Program, MaxAmount = MaxAmount, Unit = Unit, Levels = Levels, Samples = Samples, WorstCase = WorstCase, _curves = curves };
+        new() { Program = Program, MaxAmount = MaxAmount, Unit = Unit, Levels = Levels, Samples = Samples, WorstCase = WorstCase, Sparsity = Sparsity, Iterations = Iterations, _curves = curves };
 
     /// <inheritdoc cref="WithCurves(Func{string, RdCurve?})"/>
     public RdPrune WithCurves(IReadOnlyDictionary<string, RdCurve> curves) => WithCurves(name => curves.GetValueOrDefault(name));
@@ -133,6 +134,15 @@ public sealed partial class RdPrune : IAllocator, IMeasuredPart
         IReadOnlyList<(string Name, Tensor Weight)> weights, int levels, Func<int, Tensor> forward, bool worstCase = true,
         IProgressSink? progress = null, CancellationToken cancellation = default)
     {
+        (IReadOnlyList<RdCurve> worst, IReadOnlyList<RdCurve> mean) = MeasureBoth(weights, levels, forward, progress, cancellation);
+        return worstCase ? worst : mean;
+    }
+
+    /// <summary>The curves of the worst sample and of the mean, from the same passes.</summary>
+    /// <inheritdoc cref="MeasureCurves"/>
+    public static (IReadOnlyList<RdCurve> Worst, IReadOnlyList<RdCurve> Mean) MeasureBoth(
+        IReadOnlyList<(string Name, Tensor Weight)> weights, int levels, Func<int, Tensor> forward, IProgressSink? progress = null, CancellationToken cancellation = default)
+    {
         EspalierException.Require(levels is >= 1 and < ushort.MaxValue, $"Curves of {levels} levels are not possible; use 10 to 200.");
         using var scope = NewDisposeScope();
         using var _ = no_grad();
@@ -140,15 +150,17 @@ public sealed partial class RdPrune : IAllocator, IMeasuredPart
         EspalierException.Require(reference.dim() >= 1 && reference.numel() > 0 && reference.isfinite().all().item<bool>(),
             "The network's output on the calibration set is empty, or holds NaN or infinite values; check the weights and the calibration data.");
         using IProgressTask? task = progress?.Begin("measuring distortion curves", (long)weights.Count * levels, "pass");
-        var curves = new List<RdCurve>();
+        float[] phi = [.. Enumerable.Range(0, levels + 1).Select(d => (float)((double)d / levels))];
+        var (worst, mean) = (new List<RdCurve>(), new List<RdCurve>());
         for (int l = 0; l < weights.Count; l++)
         {
             task?.Describe(weights[l].Name);
-            float[] distortion = Distortions(weights[l].Weight, l, levels, forward, reference, worstCase, task, cancellation);
-            curves.Add(new RdCurve([.. Enumerable.Range(0, levels + 1).Select(d => (float)((double)d / levels))], distortion));
+            (float[] largest, float[] average) = Distortions(weights[l].Weight, l, levels, forward, reference, task, cancellation);
+            worst.Add(new RdCurve(phi, largest));
+            mean.Add(new RdCurve(phi, average));
         }
 
-        return curves;
+        return (worst, mean);
     }
 
     /// <summary>Step 6: which share of the remaining weights goes, a_l = max(0, 1 − (1 − phi_l)/(1 − prev_l)), in float32; 0 where nothing remains.</summary>
@@ -175,12 +187,12 @@ public sealed partial class RdPrune : IAllocator, IMeasuredPart
         return pruned.reshape(keep.shape).MoveToOuterDisposeScope();
     }
 
-    private static float[] Distortions(Tensor weight, int layer, int levels, Func<int, Tensor> forward, Tensor reference, bool worstCase, IProgressTask? task, CancellationToken cancellation)
+    private static (float[] Worst, float[] Mean) Distortions(Tensor weight, int layer, int levels, Func<int, Tensor> forward, Tensor reference, IProgressTask? task, CancellationToken cancellation)
     {
         using var scope = NewDisposeScope();
         Tensor original = weight.detach().clone();
         Tensor order = original.abs().reshape(-1).sort(dim: 0, descending: false, stable: true).Indices;
-        var distortion = new float[levels + 1];
+        var (worst, mean) = (new float[levels + 1], new float[levels + 1]);
         try
         {
             for (int d = 0; d <= levels; d++)
@@ -192,7 +204,12 @@ public sealed partial class RdPrune : IAllocator, IMeasuredPart
                 weight.copy_(pruned.reshape(original.shape));
 
                 // Nothing removed is not a measurement: a pass that is not repeatable to the bit would show its noise.
-                distortion[d] = count == 0 ? 0 : (float)Distortion(reference, forward(layer), worstCase);
+                if (count > 0)
+                {
+                    Tensor squared = (reference - forward(layer).detach().to(ScalarType.Float64)).square().reshape(reference.shape[0], -1);
+                    (worst[d], mean[d]) = ((float)squared.mean([1]).max().item<double>(), (float)squared.mean().item<double>());
+                }
+
                 task?.Advance();
             }
         }
@@ -201,13 +218,7 @@ public sealed partial class RdPrune : IAllocator, IMeasuredPart
             weight.copy_(original);
         }
 
-        return distortion;
-    }
-
-    private static double Distortion(Tensor reference, Tensor output, bool worstCase)
-    {
-        Tensor squared = (reference - output.detach().to(ScalarType.Float64)).square().reshape(reference.shape[0], -1);
-        return worstCase ? squared.mean([1]).max().item<double>() : squared.mean().item<double>();
+        return (worst, mean);
     }
 
     // The curve without the levels beyond the cap.

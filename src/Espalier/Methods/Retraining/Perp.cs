@@ -23,8 +23,8 @@ namespace Espalier.Methods.Retraining;
     Family = "Retraining",
     Source = "Zimmer, Andoni, Spiegel, Pokutta, arXiv 2312.15230",
     Summary = "Retrains a fraction of a percent of a pruned model (biases, norms, MaskLoRA, ScaleLoRA) and keeps its zeros.",
-    Fits = "retraining, or layer-wise reconstruction as repair; any criterion, pattern and allocator")]
-public sealed partial class Perp : IRetraining, IBlockRepair
+    Fits = "retraining, or layer-wise reconstruction as repair; any criterion, pattern and allocator; vision nets: `espalier train --method perp`")]
+public sealed partial class Perp : IRetraining, IBlockRepair, IVisionMethod
 {
     private const Subset AdapterKinds = Subset.Lora | Subset.LoraPrune | Subset.MaskLora | Subset.ScaleLora;
 

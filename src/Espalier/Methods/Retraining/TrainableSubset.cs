@@ -11,7 +11,7 @@ namespace Espalier.Methods.Retraining;
 /// The selected part of a model, switched on: everything else is frozen, adapters are attached. Disposing takes the
 /// adapters off (merged or not) and gives every parameter the flag back that it had.
 /// </summary>
-public sealed class TrainableSubset : IDisposable
+public sealed partial class TrainableSubset : IDisposable
 {
     private readonly List<(Parameter Parameter, bool Required)> _before = [];
     private readonly List<(BlockLinear Target, LowRankAdapter Adapter)> _adapters = [];
@@ -97,7 +97,7 @@ public sealed class TrainableSubset : IDisposable
             lora.RequireDense();
         }
 
-        long vanished = 0;
+        long vanished = MergeLayers();
         foreach ((BlockLinear target, LowRankAdapter adapter) in _adapters)
         {
             using var scope = NewDisposeScope();
@@ -123,6 +123,7 @@ public sealed class TrainableSubset : IDisposable
         }
 
         _adapters.Clear();
+        DisposeLayers();
         _before.ForEach(b => b.Parameter.requires_grad = b.Required);
         _before.Clear();
         _parameters.Clear();

@@ -103,6 +103,13 @@ public static class ReaderMatrix
         new(OnnxRuntime, ReaderVerdict.Loads, $"Standard operators of opset {opset}; Espalier's tests run such files there."),
     ];
 
+    /// <summary>The readers of an ONNX file of a vision net.</summary>
+    internal static IReadOnlyList<ReaderEntry> OfVisionOnnx(int opset, double error) =>
+    [
+        Proved(FormattableString.Invariant($"opened anew, outputs differ by {error:G3} of their size")),
+        new(OnnxRuntime, ReaderVerdict.Loads, $"Standard operators of opset {opset}; Espalier's tests run such files there."),
+    ];
+
     /// <summary>What transformers' classes make of the configuration, against what lies there.</summary>
     private static ReaderEntry OfTransformers(ModelConfig config, Checkpoint checkpoint)
     {

@@ -47,7 +47,8 @@ public sealed class BatchNormLayer : VisionLayer
 /// <summary>Layer normalisation of every token.</summary>
 public sealed class LayerNormLayer : VisionLayer
 {
-    private const double Epsilon = 1e-6; // as in every ViT of timm
+    /// <summary>Added to the variance, as in every ViT of timm.</summary>
+    public const double Epsilon = 1e-6;
 
     internal LayerNormLayer(string name, VisionLayer input, Device device)
         : base(name, [input], input.Shape)

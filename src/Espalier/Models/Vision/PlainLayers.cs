@@ -54,6 +54,9 @@ public sealed class PlainLayer : VisionLayer
     /// <summary>What it does.</summary>
     public PlainKind Kind { get; }
 
+    /// <summary>What its kind is set by: kernel, stride and padding of a <see cref="PlainKind.MaxPool"/>, the constants of a <see cref="PlainKind.Shift"/>.</summary>
+    public IReadOnlyList<double> Settings { get; internal init; } = [];
+
     private protected override Tensor Compute(IReadOnlyList<Tensor> inputs, bool training) => _function(inputs);
 }
 
@@ -74,6 +77,9 @@ public sealed class PadShortcutLayer : VisionLayer
         _sources = tensor([.. map.Select(m => (long)Math.Max(0, m))], ScalarType.Int64).to(device).DetachFromDisposeScope();
         _present = tensor([.. map.Select(m => m < 0 ? 0f : 1f)]).view(1, -1, 1, 1).to(device).DetachFromDisposeScope();
     }
+
+    /// <summary>The step between the pixels that it takes.</summary>
+    public int Stride => _stride;
 
     /// <summary>For each output channel the input channel that it is; −1 where it is zero.</summary>
     public IReadOnlyList<int> Map { get; }
@@ -96,6 +102,12 @@ public sealed class PadShortcutLayer : VisionLayer
 public sealed class TokensLayer : VisionLayer
 {
     private readonly Parameter _class, _positions;
+
+    /// <summary>The token in front of all others [1, 1, features].</summary>
+    public Parameter ClassToken => _class;
+
+    /// <summary>What is added to each token [1, tokens, features].</summary>
+    public Parameter Positions => _positions;
 
     internal TokensLayer(VisionLayer input, Device device)
         : base("", [input], new FeatureShape(input.Shape.Channels, input.Shape.Positions + 1))
@@ -128,6 +140,9 @@ public sealed class AttentionLayer : VisionLayer
     {
         _size = headSize;
     }
+
+    /// <summary>The width of a head.</summary>
+    public long HeadSize => _size;
 
     /// <summary>The heads.</summary>
     public long Heads => Shape.Channels / _size;

@@ -7,7 +7,7 @@ namespace Espalier.Models.Vision;
 /// <summary>What config.json says of a vision net. Fields of one family are read by that family; unknown ones are kept.</summary>
 public sealed record VisionConfig
 {
-    private const string WidthsField = "widths", MapsField = "channel_maps";
+    private const string WidthsField = "widths", MapsField = "channel_maps", GatesField = "gates";
 
     /// <summary>The family ("cifar_resnet").</summary>
     public required string ModelType { get; init; }
@@ -32,6 +32,9 @@ public sealed record VisionConfig
 
     /// <summary>Where the channels of shortcuts without weights come from in a net that was cut, by shortcut. Field channel_maps.</summary>
     public required IReadOnlyDictionary<string, IReadOnlyList<int>> Maps { get; init; }
+
+    /// <summary>The net's gates; null where it has none. Field gates.</summary>
+    public GateConfig? Gates { get; init; }
 
     /// <summary>All fields, for the family's own.</summary>
     internal ConfigFields Fields { get; private init; } = null!;
@@ -91,6 +94,7 @@ public sealed record VisionConfig
             Deviation = Numbers(fields, "image_std", channels, 1),
             Widths = ReadWidths(fields),
             Maps = ReadMaps(fields),
+            Gates = GateConfig.Read(fields),
             Fields = fields,
         };
     }
@@ -99,11 +103,24 @@ public sealed record VisionConfig
     public string ToJsonText() => Fields.Json.ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n";
 
     /// <summary>The configuration of a net with other widths.</summary>
-    internal VisionConfig WithCut(IReadOnlyDictionary<string, int> widths, IReadOnlyDictionary<string, IReadOnlyList<int>> maps)
+    internal VisionConfig WithCut(IReadOnlyDictionary<string, int> widths, IReadOnlyDictionary<string, IReadOnlyList<int>> maps) =>
+        With((WidthsField, JsonSerializer.SerializeToNode(widths)), (MapsField, JsonSerializer.SerializeToNode(maps)));
+
+    /// <summary>The configuration of a net with gates, or without them.</summary>
+    internal VisionConfig WithGates(GateConfig? gates) => With((GatesField, gates?.ToJson()));
+
+    private VisionConfig With(params (string Name, JsonNode? Value)[] fields)
     {
         JsonObject changed = (JsonObject)Fields.Json.DeepClone();
-        changed[WidthsField] = JsonSerializer.SerializeToNode(widths);
-        changed[MapsField] = JsonSerializer.SerializeToNode(maps);
+        foreach ((string name, JsonNode? value) in fields)
+        {
+            changed.Remove(name);
+            if (value is not null)
+            {
+                changed[name] = value;
+            }
+        }
+
         return Parse(changed.ToJsonString(), Fields.Origin);
     }
 

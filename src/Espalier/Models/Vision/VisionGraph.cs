@@ -10,6 +10,7 @@ namespace Espalier.Models.Vision;
 internal sealed class VisionGraph
 {
     private readonly List<VisionLayer> _layers = [];
+    private readonly List<string> _gateable = [];
     private readonly VisionConfig _config;
     private readonly Device _device;
 
@@ -25,6 +26,9 @@ internal sealed class VisionGraph
 
     /// <summary>The layers in the order in which they run; the last is the output.</summary>
     public IReadOnlyList<VisionLayer> Layers => _layers;
+
+    /// <summary>The convolutions behind which a gate can stand.</summary>
+    public IReadOnlyList<string> Gateable => _gateable;
 
     /// <summary>The variance of new weights times their inputs: 2 keeps the signal through ReLU.</summary>
     public double Gain { get; init; } = 2;
@@ -43,7 +47,7 @@ internal sealed class VisionGraph
 
     public VisionLayer LayerNorm(string name, VisionLayer input) => Normalized(new LayerNormLayer(name, input, _device));
 
-    public VisionLayer Relu(VisionLayer input) => Same(PlainKind.Relu, input, x => nn.functional.relu(x));
+    public VisionLayer Relu(VisionLayer input) => Gated(Same(PlainKind.Relu, input, x => nn.functional.relu(x)), input);
 
     public VisionLayer Gelu(VisionLayer input) => Same(PlainKind.Gelu, input, x => nn.functional.gelu(x));
 
@@ -51,7 +55,7 @@ internal sealed class VisionGraph
     {
         FeatureShape shape = new(input.Shape.Channels, ((input.Shape.Height + (2 * padding) - kernel) / stride) + 1, ((input.Shape.Width + (2 * padding) - kernel) / stride) + 1);
         EspalierException.Require(shape is { Height: > 0, Width: > 0 }, $"A map of {input.Shape} is too small for a pool of {kernel}×{kernel}; use larger images or fewer pools.");
-        return Plain(PlainKind.MaxPool, [input], shape, x => nn.functional.max_pool2d(x[0], [kernel, kernel], [stride, stride], [padding, padding]), input.Channels);
+        return Plain(PlainKind.MaxPool, [input], shape, x => nn.functional.max_pool2d(x[0], [kernel, kernel], [stride, stride], [padding, padding]), input.Channels, kernel, stride, padding);
     }
 
     /// <summary>The mean of equal parts, so that <paramref name="side"/>×<paramref name="side"/> stay.</summary>
@@ -68,8 +72,11 @@ internal sealed class VisionGraph
         return flat;
     }
 
+    /// <param name="first">The branch of a residual block: it can be gated.</param>
+    /// <param name="second">What the block is added to.</param>
     public VisionLayer Add(VisionLayer first, VisionLayer second)
     {
+        first = Gated(first, first);
         EspalierException.Require(first.Shape == second.Shape, $"{first.Name} ({first.Shape}) and {second.Name} ({second.Shape}) cannot be added; the widths in the configuration do not fit together.");
         first.Channels.Join(second.Channels);
         return Plain(PlainKind.Add, [first, second], first.Shape, x => x[0] + x[1], first.Channels);
@@ -100,7 +107,7 @@ internal sealed class VisionGraph
         using Tensor shift = tensor(constants.Select(c => (float)c).ToArray(), device: x.device);
         using Tensor shaped = shift.view(1, -1, 1, 1);
         return x + shaped;
-    });
+    }, [.. constants]);
 
     public VisionLayer Tokens(VisionLayer input)
     {
@@ -139,21 +146,35 @@ internal sealed class VisionGraph
         return Placed(layer, channels);
     }
 
+    // Behind convolution and batch norm, where the configuration wants a gate there.
+    private VisionLayer Gated(VisionLayer output, VisionLayer norm)
+    {
+        if (norm is not BatchNormLayer { Inputs: [ConvLayer convolution] })
+        {
+            return output;
+        }
+
+        _gateable.Add(convolution.Name);
+        return _config.Gates?.Layers.Contains(convolution.Name) == true
+            ? Placed(new GateLayer(convolution, output, _config.Gates, _device), output.Channels)
+            : output;
+    }
+
     private VisionLayer Normalized(VisionLayer layer)
     {
         layer.Inputs[0].Channels.Normalize(layer);
         return Placed(layer, layer.Inputs[0].Channels);
     }
 
-    private VisionLayer Same(PlainKind kind, VisionLayer input, Func<Tensor, Tensor> function)
+    private VisionLayer Same(PlainKind kind, VisionLayer input, Func<Tensor, Tensor> function, params double[] settings)
     {
-        VisionLayer layer = Plain(kind, [input], input.Shape, x => function(x[0]), input.Channels);
+        VisionLayer layer = Plain(kind, [input], input.Shape, x => function(x[0]), input.Channels, settings);
         layer.FeaturesPerChannel = input.FeaturesPerChannel;
         return layer;
     }
 
-    private VisionLayer Plain(PlainKind kind, IReadOnlyList<VisionLayer> inputs, FeatureShape shape, Func<IReadOnlyList<Tensor>, Tensor> function, ChannelSpace channels) =>
-        Placed(new PlainLayer(kind, inputs.Count == 0 ? "images" : $"{inputs[0].Name}/{kind.ToString().ToLowerInvariant()}", inputs, shape, function), channels);
+    private VisionLayer Plain(PlainKind kind, IReadOnlyList<VisionLayer> inputs, FeatureShape shape, Func<IReadOnlyList<Tensor>, Tensor> function, ChannelSpace channels, params double[] settings) =>
+        Placed(new PlainLayer(kind, inputs.Count == 0 ? "images" : $"{inputs[0].Name}/{kind.ToString().ToLowerInvariant()}", inputs, shape, function) { Settings = settings }, channels);
 
     private VisionLayer Placed(VisionLayer layer, ChannelSpace channels)
     {

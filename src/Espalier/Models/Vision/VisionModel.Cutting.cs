@@ -11,6 +11,7 @@ public sealed partial class VisionModel
     /// <exception cref="EspalierException">When a group or unit does not exist, or a group would be empty.</exception>
     public VisionModel Cut(IReadOnlyDictionary<string, IReadOnlyCollection<int>> remove)
     {
+        EspalierException.Require(Gates.Count == 0, "Channels of a net with gates cannot be cut, because its predictors read them; cut first and train gates on the smaller net.");
         foreach ((string owner, IReadOnlyCollection<int> units) in remove)
         {
             CoupledGroup group = Groups.FirstOrDefault(g => g.Owner == owner)

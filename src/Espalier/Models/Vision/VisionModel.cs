@@ -23,6 +23,9 @@ public sealed partial class VisionModel : IDisposable
         Parameters = [.. Layers.SelectMany(l => l.Parameters)];
         Buffers = [.. Layers.SelectMany(l => l.Buffers)];
         Groups = [.. Layers.Select(l => l.Channels.Root).Distinct().Select(s => s.Group).OfType<CoupledGroup>()];
+        (Gates, Gateable) = ([.. Layers.OfType<GateLayer>()], graph.Gateable);
+        string? shut = config.Gates?.Layers.Except(Gateable).FirstOrDefault();
+        EspalierException.Require(shut is null, $"{config.Fields.Origin} wants a gate at {shut}, which is no convolution with a batch norm behind it; gates are possible at {(Gateable.Count == 0 ? "none of this net's layers" : string.Join(", ", Gateable.Take(6)))}.");
         string? unknown = config.Widths.Keys.Except(Weights.Select(w => w.Name)).Concat(config.Maps.Keys.Except(Layers.OfType<PadShortcutLayer>().Select(l => l.Name))).FirstOrDefault();
         EspalierException.Require(unknown is null, $"{config.Fields.Origin} gives a width or map for {unknown}, which is no layer of this net.");
         (_inputs, _lastUse) = Order(Layers);

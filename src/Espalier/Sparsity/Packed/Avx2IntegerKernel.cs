@@ -5,13 +5,13 @@ using System.Runtime.Intrinsics.X86;
 namespace Espalier.Sparsity.Packed;
 
 /// <summary>int8 and int4 weights by inputs in 8 bits (maddubs, madd): sizes of inputs times weights with their signs, or inputs times code + 8.</summary>
-internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
+internal sealed unsafe class Avx2IntegerKernel<TWeights> : PairKernel
     where TWeights : struct, IIntegers256
 {
     // A block's bytes and what is stored beyond the last.
     private const int Room = BlockScales.Chunk * RowCodec.Block + 64;
 
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x) => (One(first, x), One(second, x));
+    protected override (float First, float Second) Pair(byte* first, byte* second, PackedInput x, byte* ahead) => (One(first, x), One(second, x));
 
     [SkipLocalsInit]
     public override void Four(byte* row, int columns, PackedInput x, int from, float* products)
@@ -80,28 +80,55 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
     [SkipLocalsInit]
     private static float One(byte* row, PackedInput x)
     {
-        int blocks = x.Blocks;
-        byte* room = stackalloc byte[Room], places = row, values = Values(row, blocks), sizes = x.Sizes;
-        sbyte* codes = x.Codes;
+        byte* room = stackalloc byte[Room], places = row, values = Values(row, x.Blocks);
         float* scales = stackalloc float[BlockScales.Chunk * 2];
-        Vector256<float> sum = default;
-        float offset = 0;
-        for (int start = 0; start < blocks; start += BlockScales.Chunk)
+        float sum = 0;
+        for (int start = 0; start < x.Blocks; start += BlockScales.Chunk, places += BlockScales.Chunk * TWeights.PlaceBytes)
         {
-            int count = Math.Min(BlockScales.Chunk, blocks - start);
-            byte* opened = TWeights.Open(places, ref values, count, room);
-            bool inPlace = opened != room;
-            offset += Scales(row, x, 0, start, count, scales);
-            for (int b = 0; b < count; b++, places += TWeights.PlaceBytes, sizes += 64, codes += 64)
-            {
-                Vector256<sbyte> w0 = TWeights.Take(places, ref opened, out Vector256<sbyte> w1);
-                sum = Add(w0, w1, sizes, codes, scales, b, sum);
-            }
-
-            values = inPlace ? opened : values;
+            int count = Math.Min(BlockScales.Chunk, x.Blocks - start);
+            byte* opened = TWeights.Open(places, ref values, count, room), next = opened;
+            sum += Part(row, places, ref next, x, start, count, scales);
+            values = opened == room ? values : next;
         }
 
-        return Vector256.Sum(sum) + offset;
+        return sum;
+    }
+
+    // The loops stand alone, without calls: around a call every sum would go through the stack.
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static float Part(byte* row, byte* places, ref byte* opened, PackedInput x, int start, int count, float* room)
+    {
+        float* scales = x.Scales + start;
+        Vector256<float> sum = default, second = default;
+        if (TWeights.ScaleCount > 0)
+        {
+            long at = start * (long)TWeights.ScaleCount;
+            ushort* stored = (ushort*)(row + x.Blocks * (long)TWeights.PlaceBytes) + at;
+            sum = TWeights.ScaleCount == 1
+                ? BlockScales.MultiplySpread(stored, x.Scales + at, x.Offsets + at, count, room)
+                : BlockScales.MultiplySpread(stored, x.HalfScales + at, x.HalfOffsets + at, 2 * count, room);
+            sum = TWeights.IsOffset ? sum : default;
+            scales = room;
+        }
+
+        byte* from = opened, sizes = x.Sizes + start * 64L;
+        sbyte* codes = x.Codes + start * 64L;
+        for (int b = 0; b < count; b++, places += TWeights.PlaceBytes, sizes += 64, codes += 64)
+        {
+            Vector256<sbyte> w0 = TWeights.Take(places, ref from, out Vector256<sbyte> w1);
+            if (TWeights.ScaleCount == 2)
+            {
+                sum = AddHalf(Dot(w0, sizes, codes), scales[2 * b], sum);
+                second = AddHalf(Dot(w1, sizes + 32, codes + 32), scales[2 * b + 1], second);
+            }
+            else
+            {
+                sum = Add(w0, w1, sizes, codes, scales, b, sum);
+            }
+        }
+
+        opened = from;
+        return Vector256.Sum(sum + second);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -130,13 +157,16 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
         Vector256<short> dot0 = Dot(w0, sizes, codes), dot1 = Dot(w1, sizes + 32, codes + 32);
         if (TWeights.ScaleCount == 2)
         {
-            sum = Fma.MultiplyAdd(Avx.ConvertToVector256Single(Avx2.MultiplyAddAdjacent(dot0, Vector256<short>.One)), Vector256.Create(scales[2 * b]), sum);
-            return Fma.MultiplyAdd(Avx.ConvertToVector256Single(Avx2.MultiplyAddAdjacent(dot1, Vector256<short>.One)), Vector256.Create(scales[2 * b + 1]), sum);
+            return AddHalf(dot1, scales[2 * b + 1], AddHalf(dot0, scales[2 * b], sum));
         }
 
         Vector256<int> dot = Avx2.MultiplyAddAdjacent(dot0, Vector256<short>.One) + Avx2.MultiplyAddAdjacent(dot1, Vector256<short>.One);
         return Fma.MultiplyAdd(Avx.ConvertToVector256Single(dot), Vector256.Create(scales[b]), sum);
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> AddHalf(Vector256<short> dot, float scale, Vector256<float> sum) =>
+        Fma.MultiplyAdd(Avx.ConvertToVector256Single(Avx2.MultiplyAddAdjacent(dot, Vector256<short>.One)), Vector256.Create(scale), sum);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<short> Dot(Vector256<sbyte> w, byte* sizes, sbyte* codes) => TWeights.IsOffset

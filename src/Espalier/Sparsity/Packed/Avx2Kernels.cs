@@ -67,10 +67,10 @@ internal readonly unsafe struct Dense256 : IPlaces256
 }
 
 /// <summary>float32 weights, eight at a time.</summary>
-internal sealed unsafe class Avx2FloatKernel<TPlaces> : RowKernel
+internal sealed unsafe class Avx2FloatKernel<TPlaces> : PairKernel
     where TPlaces : struct, IPlaces256
 {
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput input)
+    protected override (float First, float Second) Pair(byte* first, byte* second, PackedInput input, byte* ahead)
     {
         float* x = input.Values;
         int eighths = input.Blocks * 8;
@@ -119,11 +119,11 @@ internal sealed unsafe class Avx2FloatKernel<TPlaces> : RowKernel
 }
 
 /// <summary>16-bit weights, sixteen at a time.</summary>
-internal sealed unsafe class Avx2HalfKernel<THalves, TPlaces> : RowKernel
+internal sealed unsafe class Avx2HalfKernel<THalves, TPlaces> : PairKernel
     where THalves : struct, IHalves
     where TPlaces : struct, IPlaces256
 {
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput input)
+    protected override (float First, float Second) Pair(byte* first, byte* second, PackedInput input, byte* ahead)
     {
         float* x = input.Values, end = x + input.Blocks * RowCodec.Block;
         byte* v0 = first + input.Blocks * TPlaces.PlaceBytes, v1 = second + input.Blocks * TPlaces.PlaceBytes;

@@ -14,6 +14,8 @@ internal sealed unsafe class PackedInput : IDisposable
 {
     private nuint room;
     private byte* memory;
+    private int[] last = [];
+    private (bool Integers, bool Floats, int Columns) lastKind = (false, false, -1);
 
     /// <summary>The blocks of one vector.</summary>
     public int Blocks { get; private set; }
@@ -49,9 +51,15 @@ internal sealed unsafe class PackedInput : IDisposable
     /// <param name="count">How many.</param>
     public void Arrange(PackedType type, float* x, int columns, int count)
     {
+        if (count == 1 && IsArranged(type, x, columns))
+        {
+            return;
+        }
+
         Blocks = RowCodec.Blocks(columns);
         nuint width = (nuint)Blocks * RowCodec.Block, padded = count == 1 ? 1u : ((nuint)count + 3) / 4 * 4, all = width * padded;
         bool integers = PackedTypes.IsInteger(type);
+        lastKind = count == 1 ? lastKind : (false, false, -1);
         Reserve(all * 4 + 64);
         Values = (float*)memory;
         Sizes = memory;
@@ -61,7 +69,12 @@ internal sealed unsafe class PackedInput : IDisposable
         Offsets = Scales + all / 64;
         HalfScales = Offsets + all / 64;
         HalfOffsets = HalfScales + all / 32;
-        NativeMemory.Clear(memory, all * 4);
+        if (columns % RowCodec.Block != 0 || count != (int)padded)
+        {
+            // What no column fills.
+            NativeMemory.Clear(memory, all * 4);
+        }
+
         for (int c = 0; c < count; c++)
         {
             float* from = x + (long)c * columns;
@@ -81,9 +94,30 @@ internal sealed unsafe class PackedInput : IDisposable
         }
     }
 
+    // Queries, keys and values are made of one vector, so are both halves of gated neurons: to compare is far cheaper than to arrange again.
+    private bool IsArranged(PackedType type, float* x, int columns)
+    {
+        var kind = (PackedTypes.IsInteger(type), type is PackedType.Float32, columns);
+        var now = MemoryMarshal.Cast<byte, int>(new ReadOnlySpan<byte>(x, columns * sizeof(float)));
+        if (kind == lastKind && now.SequenceEqual(last.AsSpan(0, columns)))
+        {
+            return true;
+        }
+
+        if (last.Length < columns)
+        {
+            last = new int[columns];
+        }
+
+        now.CopyTo(last);
+        lastKind = kind;
+        return false;
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
+        lastKind = (false, false, -1);
         NativeMemory.AlignedFree(memory);
         memory = null;
         room = 0;
@@ -127,40 +161,35 @@ internal sealed unsafe class PackedInput : IDisposable
 
     private void QuantiseBlock(float* part, long at, int block)
     {
-        Vector128<float> largest = default;
-        for (int j = 0; j < RowCodec.Block; j += 4)
+        Vector256<float> largest = default;
+        for (int j = 0; j < RowCodec.Block; j += 8)
         {
-            largest = Vector128.Max(largest, Vector128.Abs(Vector128.Load(part + j)));
+            largest = Vector256.Max(largest, Vector256.Abs(Vector256.Load(part + j)));
         }
 
-        float scale = Math.Max(Math.Max(largest[0], largest[1]), Math.Max(largest[2], largest[3])) / 127;
+        Vector128<float> four = Vector128.Max(largest.GetLower(), largest.GetUpper());
+        float scale = Math.Max(Math.Max(four[0], four[1]), Math.Max(four[2], four[3])) / 127;
         scale = scale > 0 ? scale : 1;
-        Vector128<float> inverse = Vector128.Create(1 / scale);
-        for (int half = 0; half < 2; half++)
+        Vector256<float> inverse = Vector256.Create(1 / scale);
+        for (int half = 0; half < 2; half++, part += 32, at += 32)
         {
-            Vector128<int> sum = default;
-            for (int j = half * 32; j < half * 32 + 32; j += 16)
-            {
-                Vector128<int> a = Round(part + j, inverse), b = Round(part + j + 4, inverse), c = Round(part + j + 8, inverse), d = Round(part + j + 12, inverse);
-                sum += a + b + c + d;
-                Vector128<sbyte> codes = Vector128.Narrow(Vector128.Narrow(a, b), Vector128.Narrow(c, d));
-                codes.Store(Codes + at + j);
-                Vector128.Abs(codes).AsByte().Store(Sizes + at + j);
-                (codes >> 7).Store(Signs + at + j);
-            }
-
+            Vector256<int> a = Round(part, inverse), b = Round(part + 8, inverse), c = Round(part + 16, inverse), d = Round(part + 24, inverse);
+            Vector256<sbyte> codes = Vector256.Narrow(Vector256.Narrow(a, b), Vector256.Narrow(c, d));
+            codes.Store(Codes + at);
+            Vector256.Abs(codes).AsByte().Store(Sizes + at);
+            (codes >> 7).Store(Signs + at);
             HalfScales[block * 2 + half] = scale;
-            HalfOffsets[block * 2 + half] = -8 * scale * Vector128.Sum(sum);
+            HalfOffsets[block * 2 + half] = -8 * scale * Vector256.Sum(a + b + c + d);
         }
 
         Scales[block] = scale;
         Offsets[block] = HalfOffsets[block * 2] + HalfOffsets[block * 2 + 1];
     }
 
-    private static Vector128<int> Round(float* x, Vector128<float> inverse)
+    private static Vector256<int> Round(float* x, Vector256<float> inverse)
     {
-        Vector128<float> scaled = Vector128.Load(x) * inverse;
-        return Vector128.ConvertToInt32(Vector128.Round(Vector128.Min(Vector128.Max(scaled, Vector128.Create(-127f)), Vector128.Create(127f))));
+        Vector256<float> scaled = Vector256.Load(x) * inverse;
+        return Vector256.ConvertToInt32(Vector256.Round(Vector256.Min(Vector256.Max(scaled, Vector256.Create(-127f)), Vector256.Create(127f))));
     }
 
     private void Reserve(nuint bytes)

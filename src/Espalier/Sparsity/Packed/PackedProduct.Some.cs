@@ -96,24 +96,22 @@ public sealed unsafe partial class PackedProduct
     private void WorkOnSome()
     {
         RowKernel kernel = PackedKernels.For(Kernels, matrix!);
-        byte* stream = matrix!.Stream;
-        ReadOnlySpan<int> starts = matrix.RowWords;
-        ReadOnlySpan<float> scales = matrix.Scales;
-        int columns = matrix.Columns;
+        fixed (int* starts = matrix!.RowWords, which = chosen)
+        fixed (float* scales = matrix.Scales)
+        {
+            WorkOnSome(kernel, new RowSet { Stream = matrix.Stream, Starts = starts, Scales = scales, Which = which, Output = output, X = input }, matrix.Columns);
+        }
+    }
+
+    private void WorkOnSome(RowKernel kernel, in RowSet rows, int columns)
+    {
         float* sum = null, row = null;
         for (int share = Interlocked.Increment(ref taken) - 1; share < shares; share = Interlocked.Increment(ref taken) - 1)
         {
             int first = (int)((long)rowCount * share / shares), end = (int)((long)rowCount * (share + 1) / shares);
             if (factors is null)
             {
-                for (int i = first; i < end; i += 2)
-                {
-                    int a = chosen[i], b = chosen[Math.Min(i + 1, end - 1)];
-                    (float one, float two) = kernel.Pair(stream + starts[a] * 8L, stream + starts[b] * 8L, columns, input);
-                    output[a] = one * scales[a];
-                    output[b] = two * scales[b];
-                }
-
+                kernel.Rows(rows, first, end);
                 continue;
             }
 
@@ -127,8 +125,8 @@ public sealed unsafe partial class PackedProduct
             var total = new Span<float>(sum, columns);
             for (int i = first; i < end; i++)
             {
-                int r = chosen[i];
-                kernel.Expand(stream + starts[r] * 8L, scales[r], columns, row);
+                int r = rows.Which[i];
+                kernel.Expand(rows.At(r), rows.Scales[r], columns, row);
                 TensorPrimitives.MultiplyAdd(new ReadOnlySpan<float>(row, columns), factors[r], total, total);
             }
         }

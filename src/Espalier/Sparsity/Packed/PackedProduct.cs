@@ -1,6 +1,3 @@
-using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics.X86;
-
 namespace Espalier.Sparsity.Packed;
 
 /// <summary>Multiplies packed matrices with one or a few vectors, and writes their rows dense. It keeps its room and its threads from call to call and allocates nothing then.</summary>
@@ -123,6 +120,21 @@ public sealed unsafe partial class PackedProduct : IDisposable
         }
 
         RowKernel kernel = PackedKernels.For(Kernels, matrix!);
+        if (count == 1)
+        {
+            fixed (int* starts = matrix!.RowWords)
+            fixed (float* scales = matrix.Scales)
+            {
+                var rows = new RowSet { Stream = matrix.Stream, Starts = starts, Scales = scales, Output = output, X = input };
+                for (int share = Interlocked.Increment(ref taken) - 1; share < shares; share = Interlocked.Increment(ref taken) - 1)
+                {
+                    kernel.Rows(rows, Boundary(share), Boundary(share + 1));
+                }
+            }
+
+            return;
+        }
+
         for (int share = Interlocked.Increment(ref taken) - 1; share < shares; share = Interlocked.Increment(ref taken) - 1)
         {
             Share(kernel, Boundary(share), Boundary(share + 1));
@@ -145,20 +157,6 @@ public sealed unsafe partial class PackedProduct : IDisposable
             return;
         }
 
-        if (count == 1)
-        {
-            for (int r = first; r < end; r += 2)
-            {
-                int next = Math.Min(r + 1, end - 1);
-                Prefetch(stream + starts[Math.Min(r + 2, end)] * 8L, stream + starts[Math.Min(r + 4, end)] * 8L);
-                (float a, float b) = kernel.Pair(stream + starts[r] * 8L, stream + starts[next] * 8L, columns, input);
-                output[r] = a * scales[r];
-                output[next] = b * scales[next];
-            }
-
-            return;
-        }
-
         float* products = stackalloc float[4];
         for (int r = first; r < end; r++)
         {
@@ -169,19 +167,6 @@ public sealed unsafe partial class PackedProduct : IDisposable
                 {
                     output[(long)(c + i) * rows + r] = products[i] * scales[r];
                 }
-            }
-        }
-    }
-
-    // Rows are too short for the processor to read ahead by itself: it stops at the end of each and of each page.
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Prefetch(byte* from, byte* end)
-    {
-        if (Sse.IsSupported)
-        {
-            for (; from < end; from += 64)
-            {
-                Sse.Prefetch1(from);
             }
         }
     }

@@ -3,13 +3,13 @@ using System.Numerics;
 namespace Espalier.Sparsity.Packed;
 
 /// <summary>Plain code for every code and type: what the others are measured against, and what runs where there are no vector instructions for them.</summary>
-internal sealed unsafe class ScalarKernel(MatrixCode code, PackedType type) : RowKernel
+internal sealed unsafe class ScalarKernel(MatrixCode code, PackedType type) : PairKernel
 {
     private readonly MatrixCode code = code;
     private readonly PackedType type = type;
 
-    public override (float First, float Second) Pair(byte* first, byte* second, int columns, PackedInput x) =>
-        (One(first, columns, x, 0), One(second, columns, x, 0));
+    protected override (float First, float Second) Pair(byte* first, byte* second, PackedInput x, byte* ahead) =>
+        (One(first, x.Blocks * RowCodec.Block, x, 0), One(second, x.Blocks * RowCodec.Block, x, 0));
 
     public override void Four(byte* row, int columns, PackedInput x, int from, float* products)
     {

@@ -1,8 +1,12 @@
 using CsCheck;
 using Espalier.Catalogue;
+using Espalier.Data;
 using Espalier.Methods.Pruning;
+using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Tests.Models.Vision;
+using Espalier.Training;
 using Espalier.Verification;
 using static TorchSharp.torch;
 
@@ -188,5 +192,38 @@ public sealed class RdPruneTests
     {
         using Generator generator = new Seed(seed).Generator("test");
         return randn(shape, generator: generator);
+    }
+
+    [Theory]
+    [InlineData(1, RdProgram.Exact)]
+    [InlineData(3, RdProgram.Exact)]
+    public void A_vision_net_is_pruned_to_its_sparsity_by_curves_of_its_logits(int iterations, RdProgram program)
+    {
+        using VisionModel net = TinyVision.Make(TinyVision.ResNet);
+        using ImageTensors images = TinyImages.Corners(24);
+        var method = new RdPrune { Sparsity = 0.7, Iterations = iterations, Levels = 10, Samples = 8, Program = program };
+        float[] before = [.. net.Weights[2].Weight.detach().flatten().data<float>()];
+        using (VisionMethodResult result = method.Run(new VisionMethodContext { Model = net, Images = images, Test = images, Options = new TrainingOptions { Steps = 3, LearningRate = 1e-3 }, Batch = 8 }))
+        {
+            result.Sparsity.ShouldBe(0.7, 0.02);
+            result.Figures.Count.ShouldBe(iterations);
+            result.Masks.Values.Select(m => 1 - ((double)m.Kept / m.Count)).Distinct().Count().ShouldBeGreaterThan(1);
+        }
+
+        net.Weights[2].Weight.detach().flatten().data<float>().ToArray().ShouldBe(before);
+        Should.Throw<EspalierException>(() => new RdPrune().Check(net, new TrainingOptions())).Message.ShouldContain("set sparsity");
+        Should.Throw<EspalierException>(() => new RdPrune { Sparsity = 0.9, MaxAmount = 0.8 }.Check(net, new TrainingOptions())).Message.ShouldContain("max_amount");
+        Should.Throw<EspalierException>(() => new RdPrune { Iterations = 0 }).Message.ShouldContain("iterations");
+    }
+
+    [Fact]
+    public void Worst_and_mean_curves_come_from_the_same_passes()
+    {
+        using VisionModel net = TinyVision.Make(TinyVision.Vgg);
+        using var scope = NewDisposeScope();
+        Tensor images = TinyVision.Images(net, 5);
+        (IReadOnlyList<RdCurve> worst, IReadOnlyList<RdCurve> mean) = RdPrune.MeasureBoth(net, images, 5);
+        (worst.Count, mean.Count).ShouldBe((net.Weights.Count, net.Weights.Count));
+        worst.Zip(mean).ShouldAllBe(p => p.First.Distortion.Zip(p.Second.Distortion).All(d => d.First >= d.Second) && p.First.Distortion[0] == 0 && p.First.Phi.Last() == 1);
     }
 }

@@ -39,6 +39,13 @@ internal sealed class OnnxEvaluator(OnnxFile file)
         ["Transpose"] = (n, x) => x[0].permute(n.Numbers("perm")),
         ["Concat"] = (n, x) => cat(x, n.Number("axis", 0)),
         ["ReduceMean"] = (n, x) => x[0].mean(n.Numbers("axes"), n.Number("keepdims", 1) == 1),
+        ["ReduceMax"] = (n, x) => x[0].amax(n.Numbers("axes"), n.Number("keepdims", 1) == 1),
+        ["Or"] = (_, x) => x[0].logical_or(x[1]),
+        ["Slice"] = (_, x) => Slice(x[0], Longs(x[1]), Longs(x[2]), Longs(x[3]), Longs(x[4])),
+        ["Conv"] = (n, x) => nn.functional.conv2d(x[0], x[1], x.Length > 2 ? x[2] : null, n.Numbers("strides"), n.Numbers("pads")[..2]),
+        ["MaxPool"] = (n, x) => nn.functional.max_pool2d(x[0], n.Numbers("kernel_shape"), n.Numbers("strides"), n.Numbers("pads")[..2]),
+        ["BatchNormalization"] = (n, x) => nn.functional.batch_norm(x[0], x[3], x[4], x[1], x[2], eps: Real(n, "epsilon", 1e-5f)),
+        ["DepthToSpace"] = (n, x) => nn.functional.pixel_shuffle(x[0], n.Number("blocksize", 1)),
         ["LayerNormalization"] = (n, x) => nn.functional.layer_norm(x[0], [x[0].shape[^1]], x[1], x.Length > 2 ? x[2] : null, Real(n, "epsilon", 1e-5f)),
     };
 
@@ -131,6 +138,17 @@ internal sealed class OnnxEvaluator(OnnxFile file)
     {
         Tensor taken = table.index_select(axis, rows.reshape(-1));
         return taken.reshape([.. table.shape[..(int)axis], .. rows.shape, .. table.shape[((int)axis + 1)..]]);
+    }
+
+    private static Tensor Slice(Tensor value, long[] starts, long[] ends, long[] axes, long[] steps)
+    {
+        Tensor cut = value.alias();
+        for (int i = 0; i < axes.Length; i++)
+        {
+            cut = cut.slice(axes[i], starts[i], Math.Min(ends[i], cut.shape[axes[i]]), steps[i]);
+        }
+
+        return cut;
     }
 
     // 0 keeps a size.

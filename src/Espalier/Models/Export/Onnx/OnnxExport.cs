@@ -69,6 +69,26 @@ public static class OnnxExport
     {
         OnnxBuilder builder = DecoderGraph.Build(model.Config, model.Source, options.Type, options.Cache);
         OnnxGraph graph = builder.Graph;
+        (long bytes, string? data) = Write(builder, path, progress, largest, cancellation);
+        using OnnxFile file = OnnxFile.Open(path);
+        double tolerance = Tolerance(options.Type);
+        ExportComparison comparison = ExportComparison.Make(model, ids => new OnnxEvaluator(file).Run(Given(file, ids), "logits", cancellation), tolerance, progress, cancellation);
+        RequireSame(path, comparison.RelativeError, options.Type);
+        return new OnnxExportReport(path, graph.Opset, graph.Nodes.Count, [.. graph.Inputs.Select(Describe)], [.. graph.Outputs.Select(Describe)], bytes, data, comparison);
+    }
+
+    /// <summary>The greatest relative error that a type explains.</summary>
+    internal static double Tolerance(OnnxType type) => type is OnnxType.F16 ? 1e-2 : 1e-4;
+
+    /// <summary>Throws where a file differs from its checkpoint by more than its type explains.</summary>
+    internal static void RequireSame(string path, double error, OnnxType type) => EspalierException.Require(error <= Tolerance(type), string.Create(CultureInfo.InvariantCulture,
+        $"{path} was written, but its logits differ from the checkpoint's by {error:0.####} of their size, more than {type} explains ({Tolerance(type):0.####}); do not use it, choose f32."));
+
+    /// <summary>Writes a graph with its tensors, all or nothing.</summary>
+    /// <returns>The bytes on disk, and the second file where one was needed.</returns>
+    internal static (long Bytes, string? DataPath) Write(OnnxBuilder builder, string path, IProgressSink progress, long largest, CancellationToken cancellation)
+    {
+        OnnxGraph graph = builder.Graph;
         using (OnnxWriter writer = OnnxWriter.Create(path, graph, largest, FileSystem.Instance))
         using (IProgressTask task = progress.Begin("exporting", graph.Tensors.Sum(t => t.ByteCount), "B"))
         {
@@ -83,15 +103,9 @@ public static class OnnxExport
             writer.Commit();
         }
 
-        using OnnxFile file = OnnxFile.Open(path);
-        double tolerance = options.Type is OnnxType.F16 ? 1e-2 : 1e-4;
-        ExportComparison comparison = ExportComparison.Make(model, ids => new OnnxEvaluator(file).Run(Given(file, ids), "logits", cancellation), tolerance, progress, cancellation);
-        EspalierException.Require(comparison.RelativeError <= tolerance, string.Create(CultureInfo.InvariantCulture,
-            $"{path} was written, but its logits differ from the checkpoint's by {comparison.RelativeError:0.####} of their size, more than {options.Type} explains ({tolerance:0.####}); do not use it, choose f32."));
         string data = path + OnnxWriter.DataSuffix;
         bool outside = graph.Tensors.Sum(t => t.ByteCount) > largest;
-        return new OnnxExportReport(path, graph.Opset, graph.Nodes.Count, [.. graph.Inputs.Select(Describe)], [.. graph.Outputs.Select(Describe)],
-            new FileInfo(path).Length + (outside ? new FileInfo(data).Length : 0), outside ? data : null, comparison);
+        return (new FileInfo(path).Length + (outside ? new FileInfo(data).Length : 0), outside ? data : null);
     }
 
     // A cache begins empty: no token before the first.
@@ -99,5 +113,6 @@ public static class OnnxExport
         input => input.Name,
         input => input.Name == "input_ids" ? ids_1T : zeros([.. input.Axes.Select(axis => axis.Name switch { "batch" => 1L, null => axis.Size, _ => 0 })]));
 
-    private static string Describe(OnnxValue value) => $"{value.Name} [{string.Join(", ", value.Axes)}]";
+    /// <summary>A value with its axes, as in "logits [batch, tokens, 32000]".</summary>
+    internal static string Describe(OnnxValue value) => $"{value.Name} [{string.Join(", ", value.Axes)}]";
 }
