@@ -71,6 +71,8 @@ internal static class CommandList
         new AdaptCommand(),
         new MergeAdapterCommand(),
         new ComplexityCommand(),
+        new CompleteCommand(),
+        new AttentionCommand(),
         new TokenizerCommand(),
         new DownloadCommand(),
         new VerifyCommand(),

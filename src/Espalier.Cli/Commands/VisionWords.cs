@@ -6,6 +6,7 @@ using Espalier.Checkpoints;
 using Espalier.Cli.Display;
 using Espalier.Data;
 using Espalier.Evaluation;
+using Espalier.Methods.Quantization;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 
@@ -32,6 +33,7 @@ internal static class VisionWords
     public static JsonObject Evaluate(string word, string folder, string reference, int? limit, CommandContext context, CancellationToken cancellation, IReadOnlyList<(string Folder, double Weight)>? adapters = null)
     {
         using VisionModel model = AdapterWords.LoadVision(folder, adapters ?? [], context);
+        using QuantisedNet? rounded = QuantisedNet.Attach(model, folder);
         using ImageTensors images = Images(reference, model.Config, limit, context, cancellation);
         using GateMeter? meter = model.Gates.Count == 0 ? null : new GateMeter(model);
         var clock = Stopwatch.StartNew();

@@ -45,6 +45,9 @@ public sealed class AdaptationTraining(TrainingOptions options)
     /// <summary>Where the logs go; null writes none.</summary>
     public string? LogFolder { get; init; }
 
+    /// <inheritdoc cref="TrainingLoop.KeepGoodEvery"/>
+    public int KeepGoodEvery { get; init; } = 10;
+
     /// <summary>Where progress is told.</summary>
     public IProgressSink Progress { get; init; } = SilentProgress.Instance;
 
@@ -113,6 +116,7 @@ public sealed class AdaptationTraining(TrainingOptions options)
                 Schedule = run.Schedule,
                 StateFolder = StateFolder,
                 LogFolder = LogFolder,
+                KeepGoodEvery = KeepGoodEvery,
                 Progress = Progress,
                 Identity = $"{identity}, {run.Description}",
             };

@@ -35,7 +35,9 @@ internal static class PeftFolder
         (string bias, string[] modules) = Whole(run);
         // PEFT wants a module that it saves whole to be complete.
         IEnumerable<(string Name, Parameter Value)> whole = run.Context.Parameters.Where(p => run.Whole.Any(w => w.Name == p.Name) || modules.Contains(Owner(p.Name)));
-        tensors.AddRange(whole.Select(w => (Prefix + w.Name, (Tensor)w.Value)));
+        // PEFT wraps what carries an adapter: such a map's own bias lies one module deeper.
+        HashSet<string> wrapped = [.. run.Targets.Select(t => t.Module)];
+        tensors.AddRange(whole.Select(w => (Prefix + (wrapped.Contains(Owner(w.Name)) ? $"{Owner(w.Name)}.base_layer{w.Name[Owner(w.Name).Length..]}" : w.Name), (Tensor)w.Value)));
         IEnumerable<string> masked = run.Targets.Zip(run.Adapters).Where(t => t.Second.KeepsZeros).Select(t => t.First.Module);
         SafeTensorsFile.Save(Path.Combine(folder, WeightsName), tensors, new Dictionary<string, string> { ["format"] = "pt", [MaskedNote] = string.Join('\n', masked) });
         AtomicFile.WriteText(Path.Combine(folder, AdapterFile.PeftConfigName), Config(run, bias, modules).ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
@@ -137,7 +139,7 @@ internal static class PeftFolder
         var values = new List<Tensor>();
         foreach (string key in keys)
         {
-            string name = (key.StartsWith(Prefix, StringComparison.Ordinal) ? key[Prefix.Length..] : key).Replace(".modules_to_save.", ".", StringComparison.Ordinal);
+            string name = (key.StartsWith(Prefix, StringComparison.Ordinal) ? key[Prefix.Length..] : key).Replace(".modules_to_save.", ".", StringComparison.Ordinal).Replace(".base_layer.", ".", StringComparison.Ordinal);
             (string own, Parameter value) = context.Parameters.FirstOrDefault(p => Same(p.Name, name));
             EspalierException.Require(own is not null, $"{path} holds {key}, which is no parameter of this net{(name.Contains("lm_head", StringComparison.Ordinal) ? " (its head is tied to the token table)" : "")}.");
             Tensor saved = file.Read(key);

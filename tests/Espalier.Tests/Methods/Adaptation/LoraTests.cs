@@ -77,6 +77,27 @@ public sealed class LoraTests
     }
 
     [Fact]
+    public void Biases_of_adapted_maps_lie_where_peft_keeps_them()
+    {
+        using var folder = new TemporaryFolder();
+        using LanguageModel model = TinyModels.Create("opt");
+        using var scope = NewDisposeScope();
+        Tensor ids = TinyModels.Ids(model.Config, 2, 12);
+        using AdaptationResult result = AdaptationTests.Adapt(new Lora { Rank = 2, Targets = ["q_proj"], Train = ["biases"] }, model);
+        result.Adapter.Save(folder.Path);
+        using (SafeTensorsFile file = SafeTensorsFile.Open(folder["adapter_model.safetensors"]))
+        {
+            file.Names.Count(n => n.EndsWith(".q_proj.base_layer.bias", StringComparison.Ordinal)).ShouldBe(2);
+            file.Names.Count(n => n.EndsWith(".k_proj.bias", StringComparison.Ordinal)).ShouldBe(2);
+        }
+
+        File.ReadAllText(folder["adapter_config.json"]).ShouldContain("\"bias\": \"all\"");
+        using LanguageModel again = TinyModels.Create("opt");
+        using IAdaptationRun opened = new Lora().Begin(AdaptationContext.Of(again) with { Saved = folder.Path });
+        AdaptationTests.Largest(AdaptationTests.Logits(again, ids), AdaptationTests.Logits(model, ids)).ShouldBeLessThan(1e-5);
+    }
+
+    [Fact]
     public void A_convolution_is_stored_as_peft_stores_it()
     {
         using var folder = new TemporaryFolder();
