@@ -23,26 +23,27 @@ internal sealed unsafe class Bandwidth : IDisposable
 
     private double Pass(int threads)
     {
-        var sums = new long[threads];
-        using var begin = new Barrier(threads + 1);
+        long[] sums = new long[threads], begun = new long[threads], ended = new long[threads];
+        using var begin = new Barrier(threads);
         Thread[] team = [.. Enumerable.Range(0, threads).Select(i => new Thread(() =>
         {
             begin.SignalAndWait();
+            begun[i] = Stopwatch.GetTimestamp();
             sums[i] = Sum(buffer + (Bytes / threads * i), Bytes / threads);
+            ended[i] = Stopwatch.GetTimestamp();
         }))];
         foreach (Thread one in team)
         {
             one.Start();
         }
 
-        begin.SignalAndWait();
-        long clock = Stopwatch.GetTimestamp();
         foreach (Thread one in team)
         {
             one.Join();
         }
 
-        double seconds = Stopwatch.GetElapsedTime(clock).TotalSeconds;
+        // By the threads' own clocks: whoever only waits for them may be woken late.
+        double seconds = Stopwatch.GetElapsedTime(begun.Min(), ended.Max()).TotalSeconds;
         EspalierException.Require(sums.Sum() == Bytes / sizeof(long), "The buffer's sum is wrong: not all of it was read.");
         return Bytes / seconds / 1e9;
     }

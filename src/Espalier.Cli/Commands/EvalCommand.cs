@@ -11,6 +11,7 @@ using Espalier.Evaluation.Tasks;
 using Espalier.Models;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
+using Espalier.Sparsity.Packed;
 
 namespace Espalier.Cli.Commands;
 
@@ -28,6 +29,7 @@ internal sealed class EvalCommand : EspalierCommand
     private readonly Option<int> _fewShot = new("--few-shot") { Description = "Solved examples before each question, from the task's train split.", HelpName = "K", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _limit = new("--limit") { Description = "Only the first N questions of each task, or the first N images.", HelpName = "N" };
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of the draw of examples.", HelpName = "N", DefaultValueFactory = _ => 0 };
+    private readonly Option<string[]> _adapter = AdapterWords.Option();
     private readonly Option<string?> _output = new("--output") { Description = "Writes the result to this file too, as JSON.", HelpName = "file" };
 
     public EvalCommand()
@@ -36,14 +38,17 @@ internal sealed class EvalCommand : EspalierCommand
             "espalier eval ./llama-50 --data reviews.jsonl --windows 64 --context 256 --json",
             "espalier eval ./llama-50 --tasks arc_easy,piqa,winogrande --limit 500 --output results.json",
             "espalier eval ./llama-50 --tasks arc_easy --task-data arc_easy=./arc.jsonl",
+            "espalier eval ./llama --data reviews.jsonl --adapter ./reviews-adapter",
             "espalier eval ./resnet20 --data uoft-cs/cifar10:test",
             "espalier eval --tasks list")
     {
         Add(_model);
-        foreach (Option option in new Option[] { _data, _windows, _contextLength, _tasks, _taskData, _fewShot, _limit, _seed, _output })
+        foreach (Option option in new Option[] { _data, _windows, _contextLength, _tasks, _taskData, _fewShot, _limit, _seed, _adapter, _output })
         {
             Add(option);
         }
+
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
@@ -65,17 +70,24 @@ internal sealed class EvalCommand : EspalierCommand
         EspalierException.Require(tasks is not null || taskData.Length == 0, "--task-data is given without --tasks; name the tasks to run.");
         var options = new MultipleChoiceOptions { FewShot = parsed.GetValue(_fewShot), Limit = parsed.GetValue(_limit), Seed = new Seed(parsed.GetValue(_seed)) };
         IReadOnlyList<TaskData> questions = tasks is null ? [] : TaskWords.Open(tasks, taskData, options, context, cancellation);
+        IReadOnlyList<(string Folder, double Weight)> adapters = AdapterWords.Parse(parsed.GetValue(_adapter));
         string folder = await Inputs.ModelAsync(word, context, cancellation).ConfigureAwait(false);
         if (VisionConfig.IsVision(folder))
         {
             EspalierException.Require(tasks is null && reference is not null, $"{word} is a vision net, which answers no tasks; give --data with images.");
-            JsonObject accuracy = VisionWords.Evaluate(word, folder, reference, options.Limit, context, cancellation);
+            JsonObject accuracy = VisionWords.Evaluate(word, folder, reference, options.Limit, context, cancellation, adapters);
             Write(output, accuracy);
             context.Show(accuracy, () => VisionWords.Print(context, accuracy));
             return ExitCode.Success;
         }
 
-        using StreamedModel model = StreamedModel.Open(folder);
+        ModelConfig config = ModelConfig.Load(folder);
+        ITensorSource tensors = PackedSource.OpenAny(folder);
+        using var opened = tensors as IDisposable;
+        using var plain = new StreamedModel(config, tensors);
+        using LanguageModel? adapted = adapters.Count == 0 ? null : AdapterWords.Load(folder, adapters, context);
+        using StreamedModel? over = adapted is null ? null : new StreamedModel(plain.Config, AdapterWords.Over(plain.Source, adapted));
+        StreamedModel model = over ?? plain;
         Tokenizer tokenizer = Tokenizer.Load(folder);
         int length = parsed.GetValue(_contextLength) ?? Math.Min(model.Config.MaxPositions, LongestContext);
         EspalierException.Require(length >= 2 && length <= model.Config.MaxPositions,

@@ -16,15 +16,17 @@ internal sealed class GenerateCommand : EspalierCommand
     private readonly Option<double> _temperature = new("--temperature") { Description = "0 takes the likeliest token; above, the draw is the wilder the higher.", HelpName = "T", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _topK = new("--top-k") { Description = "Draws among the K likeliest tokens only.", HelpName = "K" };
     private readonly Option<double> _topP = new("--top-p") { Description = "Draws among the likeliest tokens that together have probability P.", HelpName = "P", DefaultValueFactory = _ => 1 };
+    private readonly Option<string[]> _adapter = AdapterWords.Option();
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of the draw.", HelpName = "N", DefaultValueFactory = _ => 0 };
 
     public GenerateCommand()
         : base("generate", "Lets a model continue a text, word by word as it comes.",
             "espalier generate ./llama-50 --prompt \"It is a truth universally\"",
-            "espalier generate ./llama-50 -p \"Once\" --temperature 0.8 --top-p 0.95 --seed 7 --max-tokens 200")
+            "espalier generate ./llama-50 -p \"Once\" --temperature 0.8 --top-p 0.95 --seed 7 --max-tokens 200",
+            "espalier generate ./llama -p \"Once\" --adapter ./poems=0.5")
     {
         Add(_model);
-        foreach (Option option in new Option[] { _prompt, _maxTokens, _temperature, _topK, _topP, _seed })
+        foreach (Option option in new Option[] { _prompt, _maxTokens, _temperature, _topK, _topP, _seed, _adapter })
         {
             Add(option);
         }
@@ -41,9 +43,10 @@ internal sealed class GenerateCommand : EspalierCommand
             TopP = parsed.GetValue(_topP),
             Seed = new Seed(parsed.GetValue(_seed)),
         };
+        IReadOnlyList<(string Folder, double Weight)> adapters = AdapterWords.Parse(parsed.GetValue(_adapter));
         string folder = await Inputs.ModelAsync(parsed.GetRequiredValue(_model), context, cancellation).ConfigureAwait(false);
         Tokenizer tokenizer = Tokenizer.Load(folder);
-        using LanguageModel model = Inputs.Load(folder, context);
+        using LanguageModel model = AdapterWords.Load(folder, adapters, context);
         IReadOnlyList<int> ids = tokenizer.Encode(prompt);
         IEnumerable<int> made = new TextGenerator(model).Generate(ids, options, cancellation);
 

@@ -11,7 +11,7 @@ internal sealed class MethodsCommand : EspalierCommand
 {
     private readonly Argument<string[]> _words = new("words")
     {
-        Description = "Words to search for in names, titles, families and descriptions; criterion, allocator, repair, quantiser or retraining list what can stand there in a plan, sparse-training and vision what `espalier train` can do; none lists everything.",
+        Description = "Words to search for in names, titles, families and descriptions; criterion, allocator, repair, quantiser or retraining list what can stand there in a plan, sparse-training, vision and optimizer what `espalier train` can do, adaptation what `espalier adapt` can; none lists everything.",
         Arity = ArgumentArity.ZeroOrMore,
     };
 

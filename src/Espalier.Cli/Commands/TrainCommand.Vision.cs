@@ -14,7 +14,7 @@ internal sealed partial class TrainCommand
     private static WeightLayer Masked(VisionModel model, string name) => model.Weights.FirstOrDefault(w => w.WeightName == name)
         ?? throw new EspalierException($"{SparsityMasks.FileName} has a mask for {name}, which is no weight of this net; it belongs to another one.");
 
-    private int TrainVision(ParseResult parsed, TrainingOptions options, ISparseTraining? sparse, string? start, string output, string state, CommandContext context, CancellationToken cancellation)
+    private int TrainVision(ParseResult parsed, TrainingOptions options, IOptimizerMethod? optimizer, ISparseTraining? sparse, string? start, string output, string state, CommandContext context, CancellationToken cancellation)
     {
         string[] data = parsed.GetRequiredValue(_data);
         EspalierException.Require(data.Length == 1 && parsed.GetValue(_tokenizer) is null, "A vision net is trained on the images of one --data and has no tokeniser.");
@@ -22,6 +22,7 @@ internal sealed partial class TrainCommand
         string file = parsed.GetRequiredValue(_config);
         using VisionModel model = start is null ? VisionModel.Random(VisionConfig.Parse(File.ReadAllText(file), file), seed, context.Device) : VisionModel.Load(start, context.Device);
         sparse?.Check(NetWeight.Of(model), options.Steps);
+        optimizer?.Check(NetWeight.Of(model), options);
         using ImageTensors images = VisionWords.Images(data[0], model.Config, null, context, cancellation);
         context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(images.Count)} images.");
         var training = new VisionTraining(options)
@@ -30,6 +31,7 @@ internal sealed partial class TrainCommand
             Augmentation = parsed.GetValue(_augment) == "cifar" ? ImageAugmentation.Cifar : ImageAugmentation.None,
             Seed = seed,
             Sparse = sparse,
+            Optimizer = optimizer,
             Resume = parsed.GetValue(_resume),
             StopAfter = parsed.GetValue(_stopAfter),
             StateFolder = state,

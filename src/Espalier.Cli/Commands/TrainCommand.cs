@@ -59,13 +59,17 @@ internal sealed partial class TrainCommand : EspalierCommand
         {
             Add(option);
         }
+
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         TrainingOptions options = _words.Read(parsed);
         ISparseTraining? sparse = Sparse(parsed);
+        IOptimizerMethod? optimizer = _words.Optimizer(parsed);
         IVisionMethod? method = Method(parsed);
+        EspalierException.Require(method is null || optimizer is null, "--method runs its own trainings with adamw, sgd or mfac; give one of these as --optimizer.");
         string output = Path.GetFullPath(parsed.GetRequiredValue(_out)), state = Path.Combine(output, StateFolderName);
         bool resume = parsed.GetValue(_resume);
         EspalierException.Require(resume || !TrainingLoop.HasState(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
@@ -81,7 +85,7 @@ internal sealed partial class TrainCommand : EspalierCommand
 
         if (start is null ? VisionConfig.IsVisionFile(config) : VisionConfig.IsVision(start))
         {
-            return TrainVision(parsed, options, sparse, start, output, state, context, cancellation);
+            return TrainVision(parsed, options, optimizer, sparse, start, output, state, context, cancellation);
         }
 
         EspalierException.Require(parsed.GetValue(_augment) == "none", "--augment changes images, and this is a language model; leave it out.");
@@ -94,6 +98,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             : LanguageModel.Random(ModelConfig.Parse(File.ReadAllText(parsed.GetRequiredValue(_config)), parsed.GetRequiredValue(_config)), seed, context.Device);
 
         sparse?.Check(NetWeight.Of(model), options.Steps);
+        optimizer?.Check(NetWeight.Of(model), options);
         context.Progress.Say("Reading the training text.");
         int[] tokens = TokenWindows.FromDocuments(parsed.GetRequiredValue(_data).SelectMany(d => Inputs.Text(d, context, cancellation).Documents), tokenizer);
         context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(tokens.Length)} tokens of text.");
@@ -103,6 +108,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             Length = parsed.GetValue(_length),
             Seed = seed,
             Sparse = sparse,
+            Optimizer = optimizer,
             Resume = resume,
             StopAfter = parsed.GetValue(_stopAfter),
             StateFolder = state,
@@ -131,7 +137,7 @@ internal sealed partial class TrainCommand : EspalierCommand
         }
     }
 
-    private static void Forget(string state)
+    internal static void Forget(string state)
     {
         if (Directory.Exists(state))
         {

@@ -6,6 +6,7 @@ using Espalier.Checkpoints;
 using Espalier.Cli.Display;
 using Espalier.Data;
 using Espalier.Evaluation;
+using Espalier.Methods.Quantization;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 
@@ -29,9 +30,10 @@ internal static class VisionWords
     }
 
     /// <summary>The accuracy of a net on images, as the fields of the result.</summary>
-    public static JsonObject Evaluate(string word, string folder, string reference, int? limit, CommandContext context, CancellationToken cancellation)
+    public static JsonObject Evaluate(string word, string folder, string reference, int? limit, CommandContext context, CancellationToken cancellation, IReadOnlyList<(string Folder, double Weight)>? adapters = null)
     {
-        using VisionModel model = VisionModel.Load(folder, context.Device);
+        using VisionModel model = AdapterWords.LoadVision(folder, adapters ?? [], context);
+        using QuantisedNet? rounded = QuantisedNet.Attach(model, folder);
         using ImageTensors images = Images(reference, model.Config, limit, context, cancellation);
         using GateMeter? meter = model.Gates.Count == 0 ? null : new GateMeter(model);
         var clock = Stopwatch.StartNew();

@@ -26,7 +26,7 @@ public static class ImageAccuracy
     /// <param name="limit">The most images, from the first; null takes all.</param>
     /// <param name="progress">Where progress is told.</param>
     /// <param name="cancellation">Ends the work early.</param>
-    /// <param name="forward">What runs the net, where something counts on the way; null is <see cref="VisionModel.Forward"/>.</param>
+    /// <param name="forward">What runs the net, where something counts on the way; null is <see cref="VisionModel.Forward(Tensor)"/>.</param>
     /// <exception cref="EspalierException">When images and net do not fit.</exception>
     public static ImageAccuracyResult Evaluate(
         VisionModel model, ImageTensors images, int batch = 250, int? limit = null, IProgressSink? progress = null, CancellationToken cancellation = default, Func<Tensor, Tensor>? forward = null)

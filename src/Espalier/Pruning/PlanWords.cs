@@ -12,7 +12,7 @@ public static class PlanWords
     private static readonly string[] parts = ["prune.criterion", "prune.pattern", "prune.allocator", "prune.repair", "quantise", "retrain"];
 
     /// <summary>The built systems that can stand as a part of a plan; null for a word that is no part.</summary>
-    /// <param name="part">criterion, allocator, repair, quantiser, retraining, sparse-training or vision (of <c>espalier train</c>) or adaptation (of <c>espalier adapt</c>).</param>
+    /// <param name="part">criterion, allocator, repair, quantiser, retraining, sparse-training, vision or optimizer (of <c>espalier train</c>), or adaptation (of <c>espalier adapt</c>).</param>
     public static IReadOnlyList<CatalogueEntry>? Systems(string part)
     {
         MethodCatalogue all = MethodCatalogue.Default;
@@ -24,6 +24,7 @@ public static class PlanWords
             "quantiser" => all.Supplying<IWeightQuantiser>(),
             "retraining" => all.Supplying<IRetraining>(),
             "sparse-training" => all.Supplying<ISparseTraining>(),
+            "optimizer" or "optimiser" => all.Supplying<IOptimizerMethod>(),
             "vision" => all.Supplying<IVisionMethod>(),
             "adaptation" => all.Supplying<IAdaptation>(),
             _ => null,

@@ -195,7 +195,7 @@ public sealed record PruneRequest
 
     // SparseGPT's update belongs to its choice of weights, FLAP's bias to its choice of units.
     private static string? DefaultRepair(ICriterion criterion, Pattern pattern) =>
-        criterion is IJointPruner || (pattern is Pattern.StructuredPattern { Cuts: var cuts } && criterion is IBiasRepair && (cuts & (Units.Heads | Units.Neurons)) != 0)
+        criterion is IJointPruner || (pattern is Pattern.StructuredPattern { Cuts: var cuts } && criterion is IUnitBiasRepair && (cuts & (Units.Heads | Units.Neurons)) != 0)
             ? PruningPlan.NameOf(criterion) : null;
 
     // Allocators of units alone: named with another pattern the plan says what they go with.

@@ -100,8 +100,13 @@ public interface IRepair
     PrunedLayer Repair(LayerContext layer, PrunedLayer pruned, Pattern pattern);
 }
 
-/// <summary>A repair that answers removed inputs with a bias: it needs a map that has one, so the plan gives the model biases where its family knows them.</summary>
+/// <summary>A repair that answers removed weights with a bias (<see cref="PrunedLayer.BiasChange"/>): it needs a map that has one, so the plan gives the model biases where its family knows them.</summary>
 public interface IBiasRepair : IRepair
+{
+}
+
+/// <summary>A repair that can answer whole removed inputs with a bias, as cutting units leaves them.</summary>
+public interface IUnitBiasRepair : IBiasRepair
 {
     /// <summary>What the bias has to add so that the map's mean output stays.</summary>
     /// <param name="dense">W [out, in] before anything was removed.</param>

@@ -15,6 +15,7 @@ public sealed class AdamW : IOptimizer
     private readonly double _beta2;
     private readonly double _epsilon;
     private readonly double _weightDecay;
+    private readonly StateStorage _storage;
 
     /// <summary>Makes the optimiser; state is allocated with the first gradient of each parameter.</summary>
     /// <param name="parameters">What it changes.</param>
@@ -22,14 +23,19 @@ public sealed class AdamW : IOptimizer
     /// <param name="beta2">Decay of the mean of squared gradients.</param>
     /// <param name="epsilon">Added to √v̂.</param>
     /// <param name="weightDecay">Each step a weight first loses learning rate × this share of itself.</param>
-    public AdamW(IReadOnlyList<OptimizedParameter> parameters, double beta1 = 0.9, double beta2 = 0.999, double epsilon = 1e-8, double weightDecay = 0)
+    /// <param name="storage">How the state is held; null is float32.</param>
+    public AdamW(IReadOnlyList<OptimizedParameter> parameters, double beta1 = 0.9, double beta2 = 0.999, double epsilon = 1e-8, double weightDecay = 0, StateStorage? storage = null)
     {
         (_parameters, _beta1, _beta2, _epsilon, _weightDecay) = (parameters, beta1, beta2, epsilon, weightDecay);
-        _moments = new Moments(parameters, "exp_avg", "exp_avg_sq");
+        _storage = storage ?? new StateStorage();
+        _moments = new Moments(parameters, _storage, [new("exp_avg"), new("exp_avg_sq", Signed: false)]);
     }
 
     /// <inheritdoc/>
-    public string Description => string.Create(CultureInfo.InvariantCulture, $"adamw beta1={_beta1:R} beta2={_beta2:R} epsilon={_epsilon:R} weight decay={_weightDecay:R}");
+    public string Description => string.Create(CultureInfo.InvariantCulture, $"adamw beta1={_beta1:R} beta2={_beta2:R} epsilon={_epsilon:R} weight decay={_weightDecay:R}{_storage}");
+
+    /// <inheritdoc/>
+    public double DecayMultiplier { get; set; } = 1;
 
     /// <inheritdoc/>
     public void Step(double learningRate)
@@ -47,7 +53,7 @@ public sealed class AdamW : IOptimizer
             (long t, Tensor[] slots) = _moments.Advance(i);
             (Tensor m, Tensor v) = (slots[0], slots[1]);
             double rate = learningRate * parameter.Group.RateMultiplier;
-            double decay = _weightDecay * parameter.Group.DecayMultiplier;
+            double decay = _weightDecay * parameter.Group.DecayMultiplier * DecayMultiplier;
             if (decay != 0)
             {
                 parameter.Value.mul_(1 - rate * decay);
@@ -59,11 +65,15 @@ public sealed class AdamW : IOptimizer
             double correction2 = 1 - Math.Pow(_beta2, t);
             Tensor denominator = v.sqrt().div_(Math.Sqrt(correction2)).add_(_epsilon);
             parameter.Value.addcdiv_(m, denominator, -rate / correction1);
+            _moments.Keep(i, slots);
         }
     }
 
     /// <inheritdoc/>
     public void Forget(string name, Tensor pruned) => _moments.Forget(name, pruned);
+
+    /// <inheritdoc/>
+    public void Restart(string name) => _moments.Restart(name);
 
     /// <inheritdoc/>
     public IReadOnlyList<(string Name, Tensor Value)> SaveState() => _moments.Save();

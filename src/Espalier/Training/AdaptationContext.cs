@@ -34,6 +34,9 @@ public sealed record AdaptationContext
     /// <summary>The loss of (step, micro-batch), for calibration before training; null where a saved adapter is opened.</summary>
     public ITrainingObjective? Objective { get; init; }
 
+    /// <summary>The loss of single samples (sample, 0), for methods that weigh samples one by one; null where there are none.</summary>
+    public ITrainingObjective? Samples { get; init; }
+
     /// <summary>The folder of a saved adapter that is to be opened; null begins a new one.</summary>
     public string? Saved { get; init; }
 
@@ -79,10 +82,11 @@ public sealed record AdaptationContext
     /// <param name="weights">Whose gradients.</param>
     /// <param name="batches">How many batches.</param>
     /// <param name="see">Sees a weight and ∂L/∂W as [out, in·k·k]; must not keep it without copying.</param>
+    /// <param name="single">Whether each pass is of one sample (<see cref="Samples"/>) in place of a batch.</param>
     /// <exception cref="EspalierException">Without an objective.</exception>
-    public void EachGradient(IReadOnlyList<NetWeight> weights, int batches, Action<NetWeight, Tensor> see)
+    public void EachGradient(IReadOnlyList<NetWeight> weights, int batches, Action<NetWeight, Tensor> see, bool single = false)
     {
-        ITrainingObjective loss = Calibrating();
+        ITrainingObjective loss = single && Samples is not null ? Samples : Calibrating();
         bool[] before = [.. Parameters.Select(p => p.Value.requires_grad)];
         try
         {

@@ -27,6 +27,9 @@ public sealed class AdaptationTraining(TrainingOptions options)
     /// <summary>The folder or hub id of the net, which the adapter's file names; null leaves it out.</summary>
     public string? Origin { get; init; }
 
+    /// <summary>A published optimiser in place of the options'; an adaptation with an optimiser of its own keeps that. Null (default) takes the options'.</summary>
+    public IOptimizerMethod? Optimizer { get; init; }
+
     /// <summary>What else joins the loop, after the method.</summary>
     public IReadOnlyList<ITrainingHook> Hooks { get; init; } = [];
 
@@ -42,6 +45,9 @@ public sealed class AdaptationTraining(TrainingOptions options)
     /// <summary>Where the logs go; null writes none.</summary>
     public string? LogFolder { get; init; }
 
+    /// <inheritdoc cref="TrainingLoop.KeepGoodEvery"/>
+    public int KeepGoodEvery { get; init; } = 10;
+
     /// <summary>Where progress is told.</summary>
     public IProgressSink Progress { get; init; } = SilentProgress.Instance;
 
@@ -54,9 +60,9 @@ public sealed class AdaptationTraining(TrainingOptions options)
     /// <returns>The trained adapter on the model; the caller disposes it.</returns>
     public AdaptationResult Run(IAdaptation method, LanguageModel model, int[] tokens, IReadOnlyDictionary<string, SparsityMask>? masks = null, CancellationToken cancellation = default)
     {
-        PackedTokens text = LanguageModelTraining.Text(model, tokens, Batch, Length, Seed);
+        PackedTokens text = LanguageModelTraining.Text(model, tokens, Batch, Length, Seed), single = LanguageModelTraining.Text(model, tokens, 1, Length, Seed);
         var objective = new LanguageModelObjective(model, (step, micro) => text.Batch((step * options.Accumulation) + micro).to(model.Device));
-        return Run(method, AdaptationContext.Of(model, masks) with { Objective = objective }, $"batch {Batch}, length {Length}, seed {Seed.Value}, {text.TokenCount} tokens", cancellation);
+        return Run(method, AdaptationContext.Of(model, masks) with { Objective = objective, Samples = new LanguageModelObjective(model, (sample, _) => single.Batch(sample).to(model.Device)) }, $"batch {Batch}, length {Length}, seed {Seed.Value}, {text.TokenCount} tokens", cancellation);
     }
 
     /// <summary>Adapts a vision net to images.</summary>
@@ -70,9 +76,10 @@ public sealed class AdaptationTraining(TrainingOptions options)
     {
         images.RequireClasses(net.Config.Classes);
         var batches = new ImageBatches(images, Batch) { Mean = net.Config.Mean, Deviation = net.Config.Deviation, Augmentation = Augmentation, Seed = Seed };
+        var single = new ImageBatches(images, 1) { Mean = net.Config.Mean, Deviation = net.Config.Deviation, Seed = Seed };
         return Run(
             method,
-            AdaptationContext.Of(net, masks) with { Objective = new ImageClassificationObjective(net, batches, options.Accumulation) },
+            AdaptationContext.Of(net, masks) with { Objective = new ImageClassificationObjective(net, batches, options.Accumulation), Samples = new ImageClassificationObjective(net, single, 1) },
             $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}",
             cancellation);
     }
@@ -105,10 +112,11 @@ public sealed class AdaptationTraining(TrainingOptions options)
                 Masks = Masks(context, trained),
                 Hooks = [run, .. Hooks, .. StopAfter is { } last ? (ITrainingHook[])[new StopAfter(last)] : []],
                 Groups = run.Groups,
-                OptimizerFactory = run.Optimizer,
+                OptimizerFactory = run.Optimizer ?? (Optimizer is null ? null : parameters => Optimizer.Make(new OptimizerContext { Parameters = parameters, Options = options, Weights = context.Weights, Progress = Progress })),
                 Schedule = run.Schedule,
                 StateFolder = StateFolder,
                 LogFolder = LogFolder,
+                KeepGoodEvery = KeepGoodEvery,
                 Progress = Progress,
                 Identity = $"{identity}, {run.Description}",
             };

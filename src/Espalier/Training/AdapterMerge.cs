@@ -1,3 +1,5 @@
+using Espalier.Models;
+using Espalier.Models.Vision;
 using Espalier.Runtime;
 using static TorchSharp.torch;
 
@@ -10,6 +12,30 @@ public sealed record AdapterMerge(double Largest, double Relative)
 {
     /// <summary>The largest difference that is let pass unless something else is said: float32 rounding of a deep net is far below it.</summary>
     public const double Bound = 1e-3;
+
+    /// <summary>The logits of a language model on a batch that is the same every time: four windows of random tokens.</summary>
+    /// <param name="model">The model.</param>
+    public static Func<Tensor> Probe(LanguageModel model)
+    {
+        long length = Math.Min(32, model.Config.MaxPositions);
+        return () =>
+        {
+            using var scope = NewDisposeScope();
+            using var _ = no_grad();
+            using Generator generator = new Seed(0).Generator("probe");
+            return model.Logits((rand([4, length], ScalarType.Float32, generator: generator) * model.Config.VocabSize).to(ScalarType.Int64).to(model.Device)).MoveToOuterDisposeScope();
+        };
+    }
+
+    /// <summary>The output of a vision net on a batch that is the same every time: eight images of noise.</summary>
+    /// <param name="net">The net.</param>
+    public static Func<Tensor> Probe(VisionModel net) => () =>
+    {
+        using var scope = NewDisposeScope();
+        using var _ = no_grad();
+        using Generator generator = new Seed(0).Generator("probe");
+        return net.Forward(randn([8, net.Config.Channels, net.Config.ImageSize, net.Config.ImageSize], ScalarType.Float32, generator: generator).to(net.Device)).MoveToOuterDisposeScope();
+    };
 
     /// <summary>Folds an adapter in, in float32, and compares.</summary>
     /// <param name="run">The adapter on its net.</param>

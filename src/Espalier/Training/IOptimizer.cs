@@ -32,6 +32,15 @@ public interface IOptimizer : IDisposable
     /// <summary>Its name and settings, one line; a saved state is resumed only under the same description.</summary>
     string Description { get; }
 
+    /// <summary>Multiplies the weight decay of the next steps, beside each parameter's own multiplier; the loop sets it before every step. An optimiser without weight decay has none.</summary>
+    double DecayMultiplier
+    {
+        get => 1;
+        set
+        {
+        }
+    }
+
     /// <summary>Applies the gradients once.</summary>
     /// <param name="learningRate">The learning rate of this step; each parameter's multiplier applies on top.</param>
     void Step(double learningRate);
@@ -40,6 +49,12 @@ public interface IOptimizer : IDisposable
     /// <param name="name">The parameter.</param>
     /// <param name="pruned">Shaped like it, bool: true is pruned.</param>
     void Forget(string name, Tensor pruned)
+    {
+    }
+
+    /// <summary>Sets the whole state of a parameter back to that of the first step, its count of updates too, for one that begins to stand for something else. Nothing to do without state.</summary>
+    /// <param name="name">The parameter.</param>
+    void Restart(string name)
     {
     }
 

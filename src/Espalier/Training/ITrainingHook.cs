@@ -9,7 +9,7 @@ public interface ITrainingHook
     /// <summary>The word for its part of a saved state; unique within a loop. Default: the type's name.</summary>
     string Name => GetType().Name;
 
-    /// <summary>Before the first micro-batch. Here a hook may change <see cref="TrainingStep.LearningRate"/> and masks.</summary>
+    /// <summary>Before the first micro-batch. Here a hook may change <see cref="TrainingStep.LearningRate"/>, <see cref="TrainingStep.DecayMultiplier"/> and masks.</summary>
     void BeforeStep(TrainingStep step)
     {
     }
@@ -48,6 +48,9 @@ public sealed class TrainingStep(TrainingLoop loop, long index, double learningR
 
     /// <summary>The learning rate of this step; may be changed until the optimiser runs.</summary>
     public double LearningRate { get; set; } = learningRate;
+
+    /// <summary>What the weight decay of this step is multiplied by, 1 unless a hook anneals it; may be changed until the optimiser runs. A parameter without decay stays without.</summary>
+    public double DecayMultiplier { get; set; } = 1;
 
     /// <summary>The mean loss of the step's micro-batches; NaN in <see cref="ITrainingHook.BeforeStep"/>.</summary>
     public double Loss { get; internal set; } = double.NaN;

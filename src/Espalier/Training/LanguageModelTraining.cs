@@ -22,6 +22,9 @@ public sealed class LanguageModelTraining(TrainingOptions options)
     /// <summary>How the maps of the blocks are made sparse while they are trained; null (default) trains the model as it is.</summary>
     public ISparseTraining? Sparse { get; init; }
 
+    /// <summary>A published optimiser in place of the options'; null (default) takes theirs.</summary>
+    public IOptimizerMethod? Optimizer { get; init; }
+
     /// <summary>What methods add to the loop.</summary>
     public IReadOnlyList<ITrainingHook> Hooks { get; init; } = [];
 
@@ -73,6 +76,7 @@ public sealed class LanguageModelTraining(TrainingOptions options)
         using var loop = new TrainingLoop(options, trainable, new LanguageModelObjective(model, (step, micro) => text.Batch((step * options.Accumulation) + micro).to(device)))
         {
             Masks = masks,
+            OptimizerFactory = Optimizer is null ? null : parameters => Optimizer.Make(new OptimizerContext { Parameters = parameters, Options = options, Weights = NetWeight.Of(model), Progress = Progress }),
             Hooks = [.. sparse is null ? [] : (ITrainingHook[])[sparse], .. Hooks, .. StopAfter is { } last ? (ITrainingHook[])[new StopAfter(last)] : []],
             StateFolder = StateFolder,
             LogFolder = LogFolder,

@@ -48,6 +48,9 @@ public sealed class MfacOptimizer : IOptimizer
         $"mfac gradients={_window.Count} damping={_damping:R} momentum={_momentum:R} weight decay={_weightDecay:R}{(_live is null ? "" : " sparse")}");
 
     /// <inheritdoc/>
+    public double DecayMultiplier { get; set; } = 1;
+
+    /// <inheritdoc/>
     public void Step(double learningRate)
     {
         using var frozen = no_grad();
@@ -118,7 +121,7 @@ public sealed class MfacOptimizer : IOptimizer
             return zeros([parameter.Value.numel()], parameter.Value.dtype, parameter.Value.device);
         }
 
-        double decay = _weightDecay * parameter.Group.DecayMultiplier;
+        double decay = _weightDecay * parameter.Group.DecayMultiplier * DecayMultiplier;
         return (decay == 0 ? gradient : gradient.add(parameter.Value, decay)).flatten();
     }
 }

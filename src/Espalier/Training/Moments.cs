@@ -4,33 +4,63 @@ using static TorchSharp.torch;
 namespace Espalier.Training;
 
 /// <summary>
-/// The per-parameter state of an optimiser: named slots shaped like the parameter and a count of its updates.
-/// Slots come into being, zeroed, with a parameter's first gradient.
+/// The per-parameter state of an optimiser: slots and a count of updates. Slots come into being, zeroed, with a parameter's first gradient.
 /// </summary>
 /// <param name="parameters">The parameters, in order.</param>
-/// <param name="slots">The names of the slots ("exp_avg").</param>
-internal sealed class Moments(IReadOnlyList<OptimizedParameter> parameters, params string[] slots) : IDisposable
+/// <param name="storage">How slots are held.</param>
+/// <param name="slots">The kinds of slots.</param>
+/// <param name="shapes">The shapes of a parameter's slots, by its index; null gives every slot the parameter's own.</param>
+internal sealed class Moments(IReadOnlyList<OptimizedParameter> parameters, StateStorage storage, SlotKind[] slots, Func<int, long[][]>? shapes = null) : IDisposable
 {
-    private readonly Tensor[]?[] _tensors = new Tensor[parameters.Count][];
+    private readonly StateSlot[]?[] _slots = new StateSlot[parameters.Count][];
     private readonly long[] _updates = new long[parameters.Count];
 
     /// <summary>Counts one more update of a parameter.</summary>
-    /// <returns>How many there have been, from 1, and the slots in their declared order.</returns>
+    /// <returns>How many there have been, from 1, and the slots in their declared order, to be changed in place and then given to <see cref="Keep"/>.</returns>
     public (long Update, Tensor[] Slots) Advance(int index)
     {
-        _tensors[index] ??= [.. slots.Select(_ => zeros_like(parameters[index].Value, requires_grad: false).DetachFromDisposeScope())];
-        return (++_updates[index], _tensors[index]!);
+        _slots[index] ??= Make(index);
+        return (++_updates[index], [.. _slots[index]!.Select(slot => slot.Read())]);
     }
 
-    /// <summary>Sets the slots of pruned weights to zero.</summary>
+    /// <summary>How many updates of a parameter there have been.</summary>
+    public long Updates(int index) => _updates[index];
+
+    /// <summary>Keeps what <see cref="Advance"/> gave and was changed since.</summary>
+    public void Keep(int index, Tensor[] changed)
+    {
+        for (int s = 0; s < changed.Length; s++)
+        {
+            _slots[index]![s].Write(changed[s]);
+        }
+    }
+
+    /// <summary>Sets the slots of pruned weights to zero; slots that are not shaped like the parameter stay.</summary>
     public void Forget(string name, Tensor pruned)
     {
         using var frozen = no_grad();
+        using var scope = NewDisposeScope();
         for (int i = 0; i < parameters.Count; i++)
         {
-            foreach (Tensor slot in parameters[i].Name == name ? _tensors[i] ?? [] : [])
+            foreach (StateSlot slot in parameters[i].Name == name ? _slots[i] ?? [] : [])
             {
-                slot.masked_fill_(pruned, 0);
+                if (slot.Shape.AsSpan().SequenceEqual(pruned.shape))
+                {
+                    slot.Write(slot.Read().masked_fill_(pruned, 0));
+                }
+            }
+        }
+    }
+
+    /// <summary>Drops the slots of a parameter and counts its updates from 0 again.</summary>
+    public void Restart(string name)
+    {
+        for (int i = 0; i < parameters.Count; i++)
+        {
+            if (parameters[i].Name == name)
+            {
+                Drop(i);
+                _updates[i] = 0;
             }
         }
     }
@@ -41,9 +71,9 @@ internal sealed class Moments(IReadOnlyList<OptimizedParameter> parameters, para
         var state = new List<(string, Tensor)> { ("updates", tensor(_updates)) };
         for (int i = 0; i < parameters.Count; i++)
         {
-            for (int s = 0; s < slots.Length && _tensors[i] is not null; s++)
+            for (int s = 0; s < slots.Length && _slots[i] is not null; s++)
             {
-                state.Add(($"{slots[s]}.{parameters[i].Name}", _tensors[i]![s]));
+                state.AddRange(_slots[i]![s].Save($"{slots[s].Name}.{parameters[i].Name}"));
             }
         }
 
@@ -67,37 +97,37 @@ internal sealed class Moments(IReadOnlyList<OptimizedParameter> parameters, para
                 continue;
             }
 
-            Tensor parameter = parameters[i].Value;
-            var copies = new Tensor[slots.Length];
+            _slots[i] = Make(i);
             for (int s = 0; s < slots.Length; s++)
             {
-                string name = $"{slots[s]}.{parameters[i].Name}";
-                EspalierException.Require(state.TryGetValue(name, out Tensor? saved) && saved.shape.AsSpan().SequenceEqual(parameter.shape),
-                    $"The optimizer state has no tensor {name} of shape [{string.Join(", ", parameter.shape)}]; start the training anew.");
-                copies[s] = zeros_like(parameter, requires_grad: false);
-                copies[s].copy_(saved);
+                _slots[i]![s].Load($"{slots[s].Name}.{parameters[i].Name}", state);
             }
-
-            _tensors[i] = [.. copies.Select(copy => copy.DetachFromDisposeScope())];
         }
     }
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        for (int i = 0; i < _tensors.Length; i++)
+        for (int i = 0; i < _slots.Length; i++)
         {
             Drop(i);
         }
     }
 
+    private StateSlot[] Make(int index)
+    {
+        Tensor parameter = parameters[index].Value;
+        long[][]? own = shapes?.Invoke(index);
+        return [.. slots.Select((kind, s) => new StateSlot(kind, own?[s] ?? parameter.shape, parameter.dtype, parameter.device, storage))];
+    }
+
     private void Drop(int index)
     {
-        foreach (Tensor slot in _tensors[index] ?? [])
+        foreach (StateSlot slot in _slots[index] ?? [])
         {
             slot.Dispose();
         }
 
-        _tensors[index] = null;
+        _slots[index] = null;
     }
 }

@@ -163,9 +163,9 @@ public sealed class TrainingLoop : IDisposable
         OptimizedParameter[] parameters = [.. Trainable.Select(t => new OptimizedParameter(t.Name, t.Value, Groups?.Invoke(t.Name) ?? new ParameterGroup()))];
         _optimizer = OptimizerFactory?.Invoke(parameters) ?? Options.Optimizer switch
         {
-            "sgd" => new Sgd(parameters, Options.Momentum, Options.WeightDecay, Options.Nesterov),
+            "sgd" => new Sgd(parameters, Options.Momentum, Options.WeightDecay, Options.Nesterov, Options.StateStorage),
             "mfac" => new MfacOptimizer(parameters, Options.FisherGradients, Options.Damping, Options.Momentum, Options.WeightDecay),
-            _ => new AdamW(parameters, Options.Beta1, Options.Beta2, Options.Epsilon, Options.WeightDecay),
+            _ => new AdamW(parameters, Options.Beta1, Options.Beta2, Options.Epsilon, Options.WeightDecay, Options.StateStorage),
         };
         if (StateFolder is not null)
         {
@@ -242,6 +242,7 @@ public sealed class TrainingLoop : IDisposable
             LastGood.Keep(index);
         }
 
+        Optimizer.DecayMultiplier = step.DecayMultiplier;
         Optimizer.Step(step.LearningRate);
         Started.ApplyToWeights();
         if (Hooks.Count > 0)

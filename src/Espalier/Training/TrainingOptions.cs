@@ -92,6 +92,25 @@ public sealed record TrainingOptions
         init => field = Checked(value, value > 0 && double.IsFinite(value), "The damping", "a positive number, for example 1e-5");
     } = 1e-5;
 
+    /// <summary>32 (default), or 8: the optimiser's running means are held as 8-bit codes with a float32 scale per 256 values. Not for M-FAC, which holds gradients.</summary>
+    /// <exception cref="EspalierException">For other numbers.</exception>
+    public int StateBits
+    {
+        get;
+        init => field = Checked(value, value is 8 or 32, "The number of bits of the optimizer's state", "8 or 32");
+    } = 32;
+
+    /// <summary>With 8 <see cref="StateBits"/>: tensors of state with fewer elements stay in float32. Default 4096.</summary>
+    /// <exception cref="EspalierException">Below 1.</exception>
+    public long StateBitsFrom
+    {
+        get;
+        init => field = Checked(value, value >= 1, "The number of elements from which state is held in 8 bits", "at least 1");
+    } = StateStorage.DefaultFrom;
+
+    /// <summary>How an optimiser under these options holds its state.</summary>
+    public StateStorage StateStorage => new(StateBits, StateBitsFrom);
+
     /// <summary><c>constant</c>, <c>linear</c> (default: down to 0), <c>cosine</c> (down to 0) or <c>multistep</c> (at each of <see cref="Milestones"/> times <see cref="MilestoneFactor"/>), each after the warm-up.</summary>
     /// <exception cref="EspalierException">For other words.</exception>
     public string Schedule
@@ -192,6 +211,7 @@ public sealed record TrainingOptions
             $"A warm-up of {Warmup} steps does not fit into {Steps} steps of training; shorten it or train longer.");
         EspalierException.Require(Optimizer is "sgd" or "mfac" || Momentum == 0,
             $"A momentum of {Text(Momentum)} was given, but the optimizer {Optimizer} has none; set beta1, or use sgd.");
+        EspalierException.Require(Optimizer != "mfac" || StateBits == 32, "The optimizer mfac holds whole gradients and has no state in 8 bits; use 32 bits, or another optimizer.");
         EspalierException.Require(!Nesterov || (Optimizer == "sgd" && Momentum > 0),
             "Nesterov's step was asked for, but it needs the optimizer sgd with a momentum above 0; give both, for example a momentum of 0.9.");
         return this;

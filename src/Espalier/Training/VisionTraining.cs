@@ -36,7 +36,10 @@ public sealed class VisionTraining(TrainingOptions options)
     /// <summary>The learning-rate and decay multipliers of a parameter, by name; null gives every one 1.</summary>
     public Func<string, ParameterGroup>? Groups { get; init; }
 
-    /// <summary>Makes another optimiser than the options name.</summary>
+    /// <summary>A published optimiser in place of the options'; null (default) takes theirs.</summary>
+    public IOptimizerMethod? Optimizer { get; init; }
+
+    /// <summary>Makes another optimiser than the options name; wins over <see cref="Optimizer"/>.</summary>
     public Func<IReadOnlyList<OptimizedParameter>, IOptimizer>? OptimizerFactory { get; init; }
 
     /// <summary>Ends after this many steps, wherever the schedule then is; null runs all of them.</summary>
@@ -81,7 +84,7 @@ public sealed class VisionTraining(TrainingOptions options)
             Buffers = model.Buffers,
             Groups = Groups,
             Schedule = Schedule,
-            OptimizerFactory = OptimizerFactory,
+            OptimizerFactory = OptimizerFactory ?? (Optimizer is null ? null : parameters => Optimizer.Make(new OptimizerContext { Parameters = parameters, Options = options, Weights = NetWeight.Of(model), Progress = Progress })),
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,

@@ -62,6 +62,28 @@ public sealed class VisionCommandTests
     }
 
     [Fact]
+    public async Task A_ViT_is_rounded_measured_as_it_is_rounded_studied_and_distilled()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["config.json"], """{"model_type": "timm_vit", "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_channels": 1, "image_size": 8, "num_classes": 2}""");
+        WriteImages(folder, 48);
+        string[] common = ["--data", $"{folder.Path}:train", "--batch", "8", "--steps", "30", "--lr", "2e-3", "--json"];
+        (await Tool.RunAsync(["train", "--config", folder["config.json"], "--out", folder["net"], .. common])).Code.ShouldBe(ExitCode.Success);
+        Tool rounded = await Tool.RunAsync(["train", "--config", folder["net"], "--eval-data", $"{folder.Path}:train", "--method", "ofq", "--set", "bits=3", "--out", folder["rounded"], .. common]);
+        rounded.Code.ShouldBe(ExitCode.Success, rounded.Error);
+        double accuracy = rounded.Result.GetProperty("figures").GetProperty("accuracy of the rounded net").GetDouble();
+        rounded.Result.GetProperty("accuracy").GetDouble().ShouldBe(accuracy);
+        (await Tool.RunAsync("eval", folder["rounded"], "--data", $"{folder.Path}:train", "--json")).Result.GetProperty("accuracy").GetDouble().ShouldBe(accuracy);
+
+        JsonElement study = (await Tool.RunAsync("attention", folder["net"], "--data", $"{folder.Path}:train", "--json")).Result;
+        study.GetProperty("layers").GetArrayLength().ShouldBe(2);
+        Tool student = await Tool.RunAsync(["train", "--config", folder["net"], "--method", "unip", "--set", "width=24", "--set", "heads=2", "--set", "depth=1", "--out", folder["student"], .. common]);
+        student.Code.ShouldBe(ExitCode.Success, student.Error);
+        student.Result.GetProperty("figures").GetProperty("layer taught").GetInt32().ShouldBe(study.GetProperty("chosen").GetInt32());
+        (await Tool.RunAsync("eval", folder["student"], "--data", $"{folder.Path}:train")).Code.ShouldBe(ExitCode.Success);
+    }
+
+    [Fact]
     public async Task A_method_makes_another_net_of_a_trained_one()
     {
         using var folder = new TemporaryFolder();
@@ -95,6 +117,8 @@ public sealed class VisionCommandTests
     }
 
     [Theory]
+    [InlineData("is none; set activation_bits=0", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "ofq", "--out", "OUT")]
+    [InlineData("give a ViT", "attention", "NET", "--data", "IMAGES:train")]
     [InlineData("leave out --resume", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--stop-after", "3", "--out", "OUT")]
     [InlineData("use one of them", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--sparse-training", "granet", "--out", "OUT")]
     [InlineData("at least 2", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--set", "models=1", "--out", "OUT")]
@@ -127,7 +151,7 @@ public sealed class VisionCommandTests
     }
 
     // Grey noise; class 1 has bright stripes. As idx files.
-    private static void WriteImages(TemporaryFolder folder, int count)
+    internal static void WriteImages(TemporaryFolder folder, int count)
     {
         var random = new Random(1);
         byte[] pixels = new byte[count * 64], labels = [.. Enumerable.Range(0, count).Select(i => (byte)(i % 2))];

@@ -91,7 +91,7 @@ public sealed class PlanMatrixTests
         int ran = 0;
         foreach (string allocator in MethodCatalogue.Default.Supplying<IUnitAllocator>().Select(e => e.Slug))
         {
-            foreach (string? repair in (string?[])[null, .. MethodCatalogue.Default.Supplying<IBiasRepair>().Select(e => e.Slug)])
+            foreach (string? repair in (string?[])[null, .. MethodCatalogue.Default.Supplying<IUnitBiasRepair>().Select(e => e.Slug)])
             {
                 PruningPlan plan = job.Plan with { UnitAllocator = Part<IUnitAllocator>(allocator), Repair = repair is null ? null : Part<IRepair>(repair) };
                 if (Refused(plan))

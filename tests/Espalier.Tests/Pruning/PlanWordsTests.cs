@@ -58,7 +58,7 @@ public sealed class PlanWordsTests
     [InlineData("criterion: gblm", "criterion: gblmm", "plan.yaml, line 3: 'gblmm' is no criterion")]
     [InlineData("samples: 4", "samples: four", "plan.yaml, line 7: The option 'rdprune.samples' takes a whole number, not 'four'")]
     [InlineData("perp]", "{ method: perp, stps: 3 }]", "plan.yaml, line 8: 'stps' is no option of perp")]
-    [InlineData("perp]", "prep]", "known are: dsnot, flap, perp, sparsegpt. Did you mean 'perp'?")]
+    [InlineData("perp]", "prep]", "known are: dsnot, flap, lrmc, perp, sparsegpt. Did you mean 'perp'?")]
     [InlineData("sparsity: 0.5", "pattern: { method: structured, rond: 8 }", "plan.yaml, line 4: 'rond' is no option of structured")]
     [InlineData("method: rdprune", "method: { a: b }", "plan.yaml, line 5: 'prune.allocator' has options")]
     public void What_is_wrong_with_a_part_is_named_with_its_line(string right, string wrong, string says)
@@ -84,7 +84,7 @@ public sealed class PlanWordsTests
     [Theory]
     [InlineData("criterion", "flap gblm magnitude minitron random sparsegpt wanda")]
     [InlineData("Allocator", "ecoflap erk flap global rdprune uniform")]
-    [InlineData("repair", "dsnot flap perp sparsegpt")]
+    [InlineData("repair", "dsnot flap lrmc perp sparsegpt")]
     [InlineData("quantiser", "rtn sparsegpt")]
     [InlineData("retraining", "minitron perp prosparse")]
     public void Parts_of_a_plan_list_the_systems_that_can_stand_there(string part, string systems) =>

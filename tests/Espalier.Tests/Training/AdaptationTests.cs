@@ -76,6 +76,22 @@ public sealed class AdaptationTests
     }
 
     [Fact]
+    public void Full_fine_tuning_is_saved_opened_and_keeps_zeros()
+    {
+        using var folder = new TemporaryFolder();
+        using LanguageModel model = TinyModels.Create("llama"), again = TinyModels.Create("llama");
+        Dictionary<string, SparsityMask> masks = TinyRetraining.Prune(model.Blocks);
+        TinyRetraining.Prune(again.Blocks);
+        using var scope = NewDisposeScope();
+        using AdaptationResult result = Adapt(new FullTuning(), model, masks);
+        result.TrainedParameters.ShouldBe(model.ParameterCount);
+        NetWeight.Of(model).All(w => masks[w.Name].Revived(w.Matrix()) == 0).ShouldBeTrue();
+        result.Adapter.Save(folder.Path);
+        using IAdaptationRun opened = AdapterFile.MethodOf(folder.Path).Begin(AdaptationContext.Of(again, masks) with { Saved = folder.Path });
+        Bytes(again).ShouldBe(Bytes(model));
+    }
+
+    [Fact]
     public void Merging_above_the_bound_is_refused_and_taken_back()
     {
         using LanguageModel model = TinyModels.Create("llama");

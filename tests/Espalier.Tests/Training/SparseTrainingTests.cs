@@ -72,7 +72,7 @@ public sealed class SparseTrainingTests
         using var folder = new TemporaryFolder();
         File.WriteAllText(folder["sparse.yaml"], "method: granet\nsparsity: 0.8\nvariant: rigl\n");
         PlanWords.Method<ISparseTraining>(folder["sparse.yaml"], ["sparsity=0.7"]).ShouldBe(new Granet { Sparsity = 0.7, Variant = GranetVariant.RigL });
-        PlanWords.Systems("sparse-training")!.Select(e => e.Slug).ShouldBe(["ap", "granet", "issp", "pgfnm", "wgsef"], ignoreOrder: true);
+        PlanWords.Systems("sparse-training")!.Select(e => e.Slug).ShouldBe(["ap", "granet", "issp", "ofq", "pgfnm", "wgsef"], ignoreOrder: true);
         Sentence(() => PlanWords.Method<ISparseTraining>("granit", [])).ShouldContain("granet");
         Sentence(() => PlanWords.Method<ISparseTraining>("wanda", [])).ShouldContain("sparse training");
         Sentence(() => PlanWords.Method<ISparseTraining>("granet", ["sparsty=0.9"])).ShouldContain("sparsity");

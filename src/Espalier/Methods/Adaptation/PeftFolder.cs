@@ -35,7 +35,9 @@ internal static class PeftFolder
         (string bias, string[] modules) = Whole(run);
         // PEFT wants a module that it saves whole to be complete.
         IEnumerable<(string Name, Parameter Value)> whole = run.Context.Parameters.Where(p => run.Whole.Any(w => w.Name == p.Name) || modules.Contains(Owner(p.Name)));
-        tensors.AddRange(whole.Select(w => (Prefix + w.Name, (Tensor)w.Value)));
+        // PEFT wraps what carries an adapter: such a map's own bias lies one module deeper.
+        HashSet<string> wrapped = [.. run.Targets.Select(t => t.Module)];
+        tensors.AddRange(whole.Select(w => (Prefix + (wrapped.Contains(Owner(w.Name)) ? $"{Owner(w.Name)}.base_layer{w.Name[Owner(w.Name).Length..]}" : w.Name), (Tensor)w.Value)));
         IEnumerable<string> masked = run.Targets.Zip(run.Adapters).Where(t => t.Second.KeepsZeros).Select(t => t.First.Module);
         SafeTensorsFile.Save(Path.Combine(folder, WeightsName), tensors, new Dictionary<string, string> { ["format"] = "pt", [MaskedNote] = string.Join('\n', masked) });
         AtomicFile.WriteText(Path.Combine(folder, AdapterFile.PeftConfigName), Config(run, bias, modules).ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n");
@@ -72,8 +74,8 @@ internal static class PeftFolder
             }
 
             EspalierException.Require(pairs.Count == 0, $"{path} has an adapter for {pairs.Keys.FirstOrDefault()}, which is no linear map or convolution of this net; it belongs to another one.");
-            EspalierException.Require(targets.Count > 0, $"{path} has no adapter for any weight of this net.");
             IReadOnlyList<(string Name, Parameter Value)> whole = TakeWhole(context, file, others, path);
+            EspalierException.Require(targets.Count + whole.Count > 0, $"{path} has no adapter for any weight of this net.");
             Lora method = defaults with { Rank = config.Rank, Alpha = config.Alpha, RankStabilised = config.RankStabilised, Targets = [.. targets.Select(t => t.Module)], Train = [.. whole.Select(w => w.Name)] };
             // One that was trained without masks must not be masked behind the user's back: merging it refuses.
             return new LoraRun(method, masked.Length > 0 ? context : context with { Masks = new Dictionary<string, Sparsity.SparsityMask>() }, targets, adapters, whole);
@@ -133,16 +135,22 @@ internal static class PeftFolder
 
     private static List<(string Name, Parameter Value)> TakeWhole(AdaptationContext context, SafeTensorsFile file, List<string> keys, string path)
     {
-        var whole = new List<(string, Parameter)>();
+        var whole = new List<(string Name, Parameter Value)>();
+        var values = new List<Tensor>();
         foreach (string key in keys)
         {
-            string name = (key.StartsWith(Prefix, StringComparison.Ordinal) ? key[Prefix.Length..] : key).Replace(".modules_to_save.", ".", StringComparison.Ordinal);
+            string name = (key.StartsWith(Prefix, StringComparison.Ordinal) ? key[Prefix.Length..] : key).Replace(".modules_to_save.", ".", StringComparison.Ordinal).Replace(".base_layer.", ".", StringComparison.Ordinal);
             (string own, Parameter value) = context.Parameters.FirstOrDefault(p => Same(p.Name, name));
             EspalierException.Require(own is not null, $"{path} holds {key}, which is no parameter of this net{(name.Contains("lm_head", StringComparison.Ordinal) ? " (its head is tied to the token table)" : "")}.");
             Tensor saved = file.Read(key);
             EspalierException.Require(saved.shape.AsSpan().SequenceEqual(value.shape), $"{key} in {path} is [{string.Join(", ", saved.shape)}], the net's {own} [{string.Join(", ", value.shape)}].");
-            value.copy_(saved);
+            values.Add(saved);
             whole.Add((own, value));
+        }
+
+        foreach (((_, Parameter value), Tensor saved) in whole.Zip(values))
+        {
+            value.copy_(saved);
         }
 
         return whole;

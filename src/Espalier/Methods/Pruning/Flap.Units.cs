@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 namespace Espalier.Methods.Pruning;
 
 /// <summary>FLAP as parts of a plan: the criterion of heads and neurons, the allocator of their numbers, the repair by a bias.</summary>
-public sealed partial class Flap : IUnitCriterion, IUnitAllocator, IBiasRepair
+public sealed partial class Flap : IUnitCriterion, IUnitAllocator, IUnitBiasRepair
 {
     /// <inheritdoc/>
     public Units Ranks => Units.Heads | Units.Neurons;

@@ -147,11 +147,19 @@ public sealed class AttentionLayer : VisionLayer
     /// <summary>The heads.</summary>
     public long Heads => Shape.Channels / _size;
 
+    /// <summary>Computes the output [images, tokens, heads·size] from the fused queries, keys and values in another way, within the gradient's graph (rounded attention); null for the usual one.</summary>
+    public Func<Tensor, Tensor>? Mixing { get; set; }
+
     /// <inheritdoc/>
     public override long Macs => 2 * Shape.Height * Shape.Height * Shape.Channels;
 
     private protected override Tensor Compute(IReadOnlyList<Tensor> inputs, bool training)
     {
+        if (Mixing is not null)
+        {
+            return Mixing(inputs[0]);
+        }
+
         using var scope = NewDisposeScope();
         long images = inputs[0].shape[0], tokens = Shape.Height;
         Tensor[] parts = [.. inputs[0].view(images, tokens, 3, Heads, _size).permute(2, 0, 3, 1, 4).unbind(0)];

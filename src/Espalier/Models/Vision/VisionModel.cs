@@ -95,14 +95,22 @@ public sealed partial class VisionModel : IDisposable
     /// <param name="images">[images, channels, height, width], float32, normalised as the configuration says.</param>
     /// <returns>Logits [images, classes], or images; in the caller's scope.</returns>
     /// <exception cref="EspalierException">When the images have other channels.</exception>
-    public Tensor Forward(Tensor images)
+    public Tensor Forward(Tensor images) => Forward(images, Layers[^1]);
+
+    /// <summary>Runs the net up to a layer and gives what that puts out; later layers are not run.</summary>
+    /// <param name="images">As for the whole net.</param>
+    /// <param name="until">One of <see cref="Layers"/>.</param>
+    /// <returns>The layer's output, in the caller's scope.</returns>
+    /// <exception cref="EspalierException">When the images have other channels.</exception>
+    public Tensor Forward(Tensor images, VisionLayer until)
     {
         EspalierException.Require(images.dim() == 4 && images.shape[1] == Config.Channels,
             $"The net takes images [count, {Config.Channels}, height, width], not [{string.Join(", ", images.shape)}].");
         using var scope = NewDisposeScope();
-        var values = new Tensor[Layers.Count];
+        int last = until == Layers[^1] ? Layers.Count - 1 : Layers.Index().First(l => l.Item == until).Index;
+        var values = new Tensor[last + 1];
         values[0] = images.alias();
-        for (int i = 1; i < values.Length; i++)
+        for (int i = 1; i <= last; i++)
         {
             values[i] = Layers[i].Run([.. _inputs[i].Select(j => values[j])], Training);
             foreach (int j in _inputs[i].Where(j => _lastUse[j] == i))

@@ -27,7 +27,7 @@ internal sealed class StructuredPass(PruningJob job, StreamedModel model, Prunin
         CutPlan plan = Choose(measure);
         ModelSize size = plan.Size(_config);
         StructuredRules.CheckUniform(_pattern, _config, size);
-        IReadOnlyDictionary<string, float[]> biases = _plan.Repair is IBiasRepair repair ? Biases(repair, measure, plan, cancellation) : new Dictionary<string, float[]>();
+        IReadOnlyDictionary<string, float[]> biases = _plan.Repair is IUnitBiasRepair repair ? Biases(repair, measure, plan, cancellation) : new Dictionary<string, float[]>();
         StructureReport structure = Sizes(plan, size);
         progress.Say(StructureText.Sentence(structure));
         return new CutModel(model.Source, _config, plan, biases, Reports(plan, size.Apply(_config), clock.Elapsed.TotalSeconds), structure);
@@ -68,7 +68,7 @@ internal sealed class StructuredPass(PruningJob job, StreamedModel model, Prunin
     }
 
     // What the biases of the readers have to take over from the inputs that go.
-    private Dictionary<string, float[]> Biases(IBiasRepair repair, UnitMeasure measure, CutPlan plan, CancellationToken cancellation)
+    private Dictionary<string, float[]> Biases(IUnitBiasRepair repair, UnitMeasure measure, CutPlan plan, CancellationToken cancellation)
     {
         var changes = new Dictionary<string, float[]>(StringComparer.Ordinal);
         using IProgressTask task = progress.Begin("compensating", plan.Blocks.Count, "block");

@@ -17,7 +17,7 @@ internal static class StructuredRules
         Units unranked = pattern.Cuts & ~((IUnitCriterion)plan.Criterion).Ranks;
         EspalierException.Require(unranked is Units.None,
             $"{criterion} cannot rank {Words(unranked)}; it ranks {Words(((IUnitCriterion)plan.Criterion).Ranks)}. Use minitron or random.");
-        EspalierException.Require(plan.Repair is null or IBiasRepair,
+        EspalierException.Require(plan.Repair is null or IUnitBiasRepair,
             $"{(plan.Repair is null ? "" : PruningPlan.NameOf(plan.Repair))} repairs masks, and cut units leave none; with the pattern structured use repair: flap or repair: none.");
         EspalierException.Require(plan.Reconstruction is null,
             "Layer-wise reconstruction rebuilds a block under its masks, and cut units leave none; with the pattern structured retrain the smaller model instead (retrain: perp).");

@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using Espalier.Checkpoints;
 using Espalier.Models;
 using Espalier.Runtime;
+using Espalier.Sparsity.NormalFloats;
 using static TorchSharp.torch;
 
 namespace Espalier.Sparsity.Packed;
@@ -75,11 +76,16 @@ public sealed unsafe class PackedSource : ICompactSource, IDisposable
     /// <summary>Reads an opened checkpoint as packed; it becomes this source's own.</summary>
     internal static PackedSource Of(Checkpoint checkpoint) => new(checkpoint);
 
-    /// <summary>Opens a model's folder, packed or not, for reading dense tensors; the caller disposes it.</summary>
+    /// <summary>Opens a model's folder, packed, in NormalFloat or dense, for reading dense tensors; the caller disposes it.</summary>
     /// <param name="path">The folder.</param>
     public static ITensorSource OpenAny(string path)
     {
         Checkpoint checkpoint = Checkpoint.Open(path);
+        if (NfSource.Is(checkpoint))
+        {
+            return NfSource.Of(checkpoint);
+        }
+
         if (!IsPacked(checkpoint))
         {
             return checkpoint;
