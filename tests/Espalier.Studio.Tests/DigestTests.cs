@@ -1,4 +1,5 @@
 using System.Net.Http.Json;
+using System.Text.Json;
 using System.Text.RegularExpressions;
 using Espalier.Runs;
 using Espalier.Studio.Digest;
@@ -24,7 +25,7 @@ public sealed partial class DigestTests(StudioHouse house)
 
         (await house.Api.GetStringAsync(confirm)).ShouldContain("Yes, send it");
         (await house.Api.PostAsync(new Uri(confirm.ToString().Replace("/digest/answer?act=confirm&", "/digest/do/confirm?", StringComparison.Ordinal)), null)).RequestMessage!.RequestUri!.Query.ShouldContain("confirmed");
-        await FinishAsync("wanda, better");
+        await FinishAsync("wanda, better", 11.5);
         (await postman.SendDueAsync(CancellationToken.None)).ShouldBe(1);
         string digest = house.Smtp.Mails.Last(m => m.To == "reader@example.org").Text;
         digest.ShouldContain("wanda, better");
@@ -58,11 +59,11 @@ public sealed partial class DigestTests(StudioHouse house)
     public async Task A_link_that_was_made_up_does_nothing() =>
         (await house.Api.PostAsync("/digest/do/unsubscribe?id=0&token=0", null)).RequestMessage!.RequestUri!.Query.ShouldContain("wrong");
 
-    private async Task FinishAsync(string title)
+    private async Task FinishAsync(string title, double perplexity = 12.5)
     {
         await using RunStore store = await house.StoreAsync();
         Run run = await store.BeginAsync(new NewRun { Command = "prune", Title = title, Model = "digest" });
-        await store.FinishAsync(run.Id, new RunEnd(RunState.Finished) { Outcome = """{"plan":{"criterion":"wanda()"},"quality":[{"stage":"pruned","perplexity":12.5}],"prunable":100,"pruned":50}""" });
+        await store.FinishAsync(run.Id, new RunEnd(RunState.Finished) { Outcome = JsonSerializer.Serialize(new { plan = new { criterion = "wanda()" }, quality = new[] { new { stage = "pruned", perplexity } }, prunable = 100, pruned = 50 }) });
         await Task.Delay(20);
     }
 
