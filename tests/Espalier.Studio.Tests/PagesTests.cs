@@ -1,3 +1,4 @@
+using System.Net.Http.Json;
 using Microsoft.Playwright;
 
 namespace Espalier.Studio.Tests;
@@ -111,7 +112,6 @@ public sealed class PagesTests(StudioHouse house)
         (await page.Locator("[data-yaml]").TextContentAsync())!.ShouldContain("sparsity: 0.6");
         await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { NameString = "Start", Exact = true }).ClickAsync();
         await page.WaitForURLAsync("**/runs/*");
-        await page.ScreenshotAsync(new PageScreenshotOptions { Path = Path.Combine(StudioHouse.Pictures, "run-live.png") });
         await page.GetByText("finished", new PageGetByTextOptions { Exact = true }).WaitForAsync(new LocatorWaitForOptions { Timeout = 240_000 });
         await page.GetByRole(AriaRole.Heading, new PageGetByRoleOptions { NameString = "Before and after" }).WaitForAsync();
         (await page.Locator(".files li").CountAsync()).ShouldBeGreaterThan(3);
@@ -139,6 +139,31 @@ public sealed class PagesTests(StudioHouse house)
         await page.GetByRole(AriaRole.Link, new PageGetByRoleOptions { NameString = "Clone" }).ClickAsync();
         (await page.Locator("[data-word='prune.sparsity']").InputValueAsync()).ShouldBe("0.6");
         (await page.Locator("[data-word='prune.criterion']").InputValueAsync()).ShouldBe("magnitude");
+        await page.Context.CloseAsync();
+    }
+
+    [Fact]
+    public async Task A_run_is_stopped_where_nothing_is_lost_and_gone_on_with()
+    {
+        HttpResponseMessage started = await house.Api.PostAsJsonAsync("/api/v1/runs", new
+        {
+            model = Espalier.Studio.Models.ModelShelf.KeyOf(Espalier.Runtime.Assets.DefaultModel),
+            calibration = "austen-train",
+            title = "long",
+            words = new Dictionary<string, string> { ["prune.sparsity"] = "0.5", ["data.samples"] = "2", ["retrain.method"] = "perp", ["retrain.subset"] = "norms", ["retrain.steps"] = "100000", ["retrain.batch"] = "1", ["retrain.length"] = "16" },
+        });
+        string id = (await started.Content.ReadFromJsonAsync<System.Text.Json.JsonElement>()).GetProperty("id").GetString()!;
+        IPage page = await house.OpenAsync($"/runs/{id}");
+        await page.Locator("[data-charts] h3", new PageLocatorOptions { HasTextString = "loss" }).WaitForAsync(new LocatorWaitForOptions { Timeout = 240_000 });
+        await page.WaitForTimeoutAsync(3_000);
+        await page.ScreenshotAsync(new PageScreenshotOptions { Path = Path.Combine(StudioHouse.Pictures, "run-live.png") });
+        await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { NameString = "Stop" }).ClickAsync();
+        await page.GetByText("interrupted", new PageGetByTextOptions { Exact = true }).WaitForAsync(new LocatorWaitForOptions { Timeout = 120_000 });
+        await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { NameString = "Go on" }).ClickAsync();
+        await page.WaitForURLAsync(url => url.Contains("/runs/", StringComparison.Ordinal) && !url.EndsWith(id, StringComparison.Ordinal));
+        await page.GetByText("running", new PageGetByTextOptions { Exact = true }).WaitForAsync(new LocatorWaitForOptions { Timeout = 120_000 });
+        await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { NameString = "Stop" }).ClickAsync();
+        await page.GetByText("interrupted", new PageGetByTextOptions { Exact = true }).WaitForAsync(new LocatorWaitForOptions { Timeout = 120_000 });
         await page.Context.CloseAsync();
     }
 }

@@ -1,7 +1,6 @@
 using Espalier.Studio.Digest;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
-using Microsoft.AspNetCore.RateLimiting;
 using Microsoft.AspNetCore.Routing;
 
 namespace Espalier.Studio.Api;

@@ -283,7 +283,7 @@ for (const place of $$('[data-run]')) {
       one.add(point);
       changed.add(one);
     }
-    for (const one of changed) if (one.count() > 1) { if (!one.element.isConnected) holder.append(one.element); one.draw(); }
+    for (const one of changed) if (one.count() > 1) { if (!one.element.isConnected) { holder.append(one.element); $('[data-curves]', place).hidden = false; } one.draw(); }
   });
   on('log', lines => {
     const below = log.scrollTop + log.clientHeight >= log.scrollHeight - 30;
