@@ -121,7 +121,7 @@ public static class EspalierCommandLine
             ? $"{PathOf(parent)} {command.Name}"
             : command.Name;
 
-    private static (string Sentence, int Code) Explain(Exception fault)
+    internal static (string Sentence, int Code) Explain(Exception fault)
     {
         switch (fault)
         {

@@ -10,7 +10,7 @@ public interface IRunStore : IAsyncDisposable
     /// <summary>Begins a run owned by this process, takes up a queued one, or queues one.</summary>
     Task<Run> BeginAsync(NewRun run, CancellationToken cancellation = default);
 
-    /// <summary>Adds figures and lines to a run and is a sign of life, all or nothing.</summary>
+    /// <summary>Adds figures and lines to a run, all or nothing.</summary>
     Task AppendAsync(string runId, IReadOnlyList<MetricPoint> metrics, IReadOnlyList<LogLine> lines, CancellationToken cancellation = default);
 
     /// <summary>A sign of life with how far the work is; a run that was held for interrupted is running again.</summary>

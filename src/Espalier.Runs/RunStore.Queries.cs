@@ -87,13 +87,15 @@ public sealed partial class RunStore
             runs.Add(await GetAsync(id, cancellation).ConfigureAwait(false) ?? throw Missing(id));
         }
 
-        List<Dictionary<string, string?>> settings = [.. runs.Select(r => Settings(r.Run))];
-        var compared = settings.SelectMany(s => s.Keys).Distinct(StringComparer.Ordinal)
-            .Select(name => new Compared(name, [.. settings.Select(s => s.GetValueOrDefault(name))]));
+        IReadOnlyList<Compared> settings = SideBySide([.. runs.Select(r => Settings(r.Run))]);
+        IReadOnlyList<Compared> outcomes = SideBySide([.. runs.Select(r => OutcomeFigures.Of(r.Run.Outcome).ToDictionary(f => f.Key, f => (string?)f.Value))]);
         var metrics = runs.SelectMany(r => r.Metrics).Select(m => m.Name).Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal)
             .Select(name => new ComparedMetric(name, [.. runs.Select(r => r.Metrics.FirstOrDefault(m => m.Name == name))]));
-        return new RunComparison(runs, [.. compared], [.. metrics]);
+        return new RunComparison(runs, settings, [.. metrics]) { Outcomes = outcomes };
     }
+
+    private static IReadOnlyList<Compared> SideBySide(IReadOnlyList<IReadOnlyDictionary<string, string?>> all) =>
+        [.. all.SelectMany(s => s.Keys).Distinct(StringComparer.Ordinal).Select(name => new Compared(name, [.. all.Select(s => s.GetValueOrDefault(name))]))];
 
     /// <inheritdoc/>
     public async Task<IReadOnlyDictionary<string, int>> TagsAsync(CancellationToken cancellation = default)

@@ -105,7 +105,11 @@ public sealed record Compared(string Name, IReadOnlyList<string?> Values)
 /// <param name="Runs">The runs, in the order asked for.</param>
 /// <param name="Settings">Command, model, seed, version and every value of the plans.</param>
 /// <param name="Metrics">The last value of each figure, in the order of the runs.</param>
-public sealed record RunComparison(IReadOnlyList<RunDetails> Runs, IReadOnlyList<Compared> Settings, IReadOnlyList<ComparedMetric> Metrics);
+public sealed record RunComparison(IReadOnlyList<RunDetails> Runs, IReadOnlyList<Compared> Settings, IReadOnlyList<ComparedMetric> Metrics)
+{
+    /// <summary>The figures and words of the results (<see cref="OutcomeFigures"/>).</summary>
+    public IReadOnlyList<Compared> Outcomes { get; init; } = [];
+}
 
 /// <summary>A figure side by side.</summary>
 /// <param name="Name">Its name.</param>

@@ -48,6 +48,8 @@ internal sealed partial class AdaptCommand : EspalierCommand
         {
             Add(option);
         }
+
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)

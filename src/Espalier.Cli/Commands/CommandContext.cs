@@ -11,11 +11,13 @@ internal sealed class CommandContext : IDisposable
 {
     private readonly string _command;
 
-    private CommandContext(string command, GlobalSettings settings, TextWriter output, TextWriter error)
+    private CommandContext(EspalierCommand command, ParseResult parsed, GlobalSettings settings, TextWriter output, TextWriter error)
     {
-        (_command, Settings, Output, Error) = (command, settings, output, error);
+        (_command, Settings, Output, Error) = (command.Name, settings, output, error);
         Console = Terminal.ConsoleFor(output, settings.Color);
         Progress = Terminal.ProgressFor(output, error, settings);
+        Recording = Recording.Begin(command, parsed, Progress);
+        Progress = Recording?.Recorder ?? Progress;
     }
 
     public GlobalSettings Settings { get; }
@@ -31,11 +33,14 @@ internal sealed class CommandContext : IDisposable
 
     public IProgressSink Progress { get; }
 
+    /// <summary>The record of this run; null where none is kept.</summary>
+    public Recording? Recording { get; }
+
     /// <summary>The device of <c>--device</c>.</summary>
     /// <exception cref="EspalierException">When it is not to be had.</exception>
     public torch.Device Device => ComputeDevice.Parse(Settings.Device);
 
-    public static CommandContext From(ParseResult parsed)
+    public static CommandContext From(EspalierCommand command, ParseResult parsed)
     {
         GlobalSettings settings = GlobalOptions.Read(parsed);
         if (settings.Threads is { } threads)
@@ -45,7 +50,7 @@ internal sealed class CommandContext : IDisposable
         }
 
         InvocationConfiguration configuration = parsed.InvocationConfiguration;
-        return new CommandContext(parsed.CommandResult.Command.Name, settings, configuration.Output, configuration.Error);
+        return new CommandContext(command, parsed, settings, configuration.Output, configuration.Error);
     }
 
     /// <summary>With <c>--json</c> the last line: the command's result.</summary>
@@ -55,6 +60,7 @@ internal sealed class CommandContext : IDisposable
     public void Show(object value, Action show)
     {
         (Progress as IDisposable)?.Dispose();
+        Recording?.Outcome(value);
         if (Settings.Json)
         {
             Result(value);

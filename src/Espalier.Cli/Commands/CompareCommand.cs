@@ -43,6 +43,7 @@ internal sealed class CompareCommand : EspalierCommand
         Add(_seeds);
         Add(_out);
         Add(_keep);
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
@@ -55,6 +56,7 @@ internal sealed class CompareCommand : EspalierCommand
             Out = parsed.GetValue(_out) ?? request.Out,
             Keep = parsed.GetValue(_keep),
         };
+        context.Recording?.Describe(null, request.Out, null, null);
         ComparisonReport report = await Comparison.RunAsync(request, context.Device, context.Progress, cancellation).ConfigureAwait(false);
         context.Show(report, () => Print(context, report));
         return report.Failures.Count == 0 ? ExitCode.Success : ExitCode.Negative;

@@ -33,6 +33,8 @@ internal sealed class ComplexityCommand : EspalierCommand
         {
             Add(option);
         }
+
+        KeepRuns();
     }
 
     private sealed record Point(double Beta, long Parameters, long Macs, double? Accuracy);

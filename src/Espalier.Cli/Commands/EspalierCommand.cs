@@ -14,13 +14,34 @@ internal abstract class EspalierCommand : Command
         Examples = examples;
         SetAction(async (parsed, cancellation) =>
         {
-            using CommandContext context = CommandContext.From(parsed);
-            return await RunAsync(parsed, context, cancellation).ConfigureAwait(false);
+            using CommandContext context = CommandContext.From(this, parsed);
+            try
+            {
+                int code = await RunAsync(parsed, context, cancellation).ConfigureAwait(false);
+                await (context.Recording?.FinishAsync(code) ?? Task.CompletedTask).ConfigureAwait(false);
+                return code;
+            }
+            catch (Exception fault) when (context.Recording is { } recording)
+            {
+                await recording.FailAsync(fault, cancellation).ConfigureAwait(false);
+                throw;
+            }
         });
     }
 
     /// <summary>What <c>--help</c> shows last.</summary>
     public IReadOnlyList<string> Examples { get; }
+
+    /// <summary>It works on a model, so its runs are kept (docs/runs.md).</summary>
+    public bool IsRecorded { get; private set; }
+
+    /// <summary>Has the command's runs kept, and adds the words that name and group them. Called last, so that these stand last in the help.</summary>
+    protected void KeepRuns()
+    {
+        IsRecorded = true;
+        Add(new Option<string?>("--title") { Description = "What to call this run in `espalier runs`.", HelpName = "text" });
+        Add(new Option<string[]>("--tag") { Description = "A word that groups runs in `espalier runs`; may be given several times.", HelpName = "word" });
+    }
 
     /// <summary>Does the work.</summary>
     /// <returns>One of <see cref="ExitCode"/>.</returns>
@@ -45,6 +66,7 @@ internal static class CommandList
         new EvalCommand(),
         new ExportCommand(),
         new ReproduceCommand(),
+        new RunsCommand(),
         new TrainCommand(),
         new AdaptCommand(),
         new MergeAdapterCommand(),

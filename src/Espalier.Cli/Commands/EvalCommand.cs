@@ -47,6 +47,8 @@ internal sealed class EvalCommand : EspalierCommand
         {
             Add(option);
         }
+
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)

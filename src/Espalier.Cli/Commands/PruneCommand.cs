@@ -79,6 +79,7 @@ internal sealed class PruneCommand : EspalierCommand
         Add(_prompts);
         Add(_dryRun);
         Add(_fresh);
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
@@ -112,6 +113,7 @@ internal sealed class PruneCommand : EspalierCommand
 
         EspalierException.Require(plan.Values.ContainsKey("out"), "The output folder is missing; name it with --out DIR (or `out:` in the plan).");
         PruneRequest request = PruneRequest.Read(plan);
+        context.Recording?.Describe(plan, request.Out, request.Model, request.Seed);
         PruningJob job = await Task.Run(() => PruneJobs.Make(request, context.Device, parsed.GetValue(_fresh), context.Progress, cancellation), cancellation).ConfigureAwait(false);
         PruningPreview preview = Pruner.Preview(job);
         if (!context.Settings.Json)

@@ -19,6 +19,7 @@ internal sealed class QuickstartCommand : EspalierCommand
     {
         Add(_out);
         Add(_sparsity);
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
@@ -41,6 +42,7 @@ internal sealed class QuickstartCommand : EspalierCommand
                 ["method"] = "perp", ["subset"] = "norms,masklora", ["rank"] = 2, ["alpha"] = 4, ["steps"] = 150, ["batch"] = 8, ["length"] = 128,
             },
         };
+        context.Recording?.Describe(null, request.Out, "the default model", request.Seed);
         PruningJob job = await Task.Run(() => PruneJobs.Make(request, context.Device, fresh: true, context.Progress, cancellation), cancellation).ConfigureAwait(false);
         PruningReport report = await Pruner.RunAsync(job, context.Progress, cancellation).ConfigureAwait(false);
         PruningReportPage.SaveAll(report);

@@ -28,6 +28,8 @@ internal sealed class ReproduceCommand : EspalierCommand
         {
             Add(option);
         }
+
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
@@ -36,6 +38,7 @@ internal sealed class ReproduceCommand : EspalierCommand
         Reproduction.For(slug);
         IReadOnlyList<long> seeds = Inputs.Seeds(parsed.GetRequiredValue(_seeds));
         string folder = parsed.GetValue(_out) ?? Path.Combine("espalier-reproductions", slug);
+        context.Recording?.Describe(null, folder, null, null);
         var recipe = new RecipeContext
         {
             Size = parsed.GetValue(_size),

@@ -59,6 +59,7 @@ internal sealed class SearchCommand : EspalierCommand
         }
 
         Add(_dryRun);
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
@@ -75,6 +76,7 @@ internal sealed class SearchCommand : EspalierCommand
         // Options of retraining alone are those of distillation, which a search takes by itself.
         plan = plan.At("retrain") is IReadOnlyDictionary<string, object?> retrain && !retrain.ContainsKey("method") ? plan.With("retrain.method", "minitron") : plan;
         var request = plan.Bind<SearchRequest>();
+        context.Recording?.Describe(plan, request.Out, request.Model, request.Seed);
         if (parsed.GetValue(_dryRun))
         {
             (SearchPlan found, TimeSpan time) = await ArchitectureSearch.PreviewAsync(request, context.Device, context.Progress, cancellation).ConfigureAwait(false);

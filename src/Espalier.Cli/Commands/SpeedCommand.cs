@@ -28,6 +28,8 @@ internal sealed class SpeedCommand : EspalierCommand
         {
             Add(option);
         }
+
+        KeepRuns();
     }
 
     private sealed record Row(string Model, string Form, long BytesPerToken, double TokensPerSecond, double PromptTokensPerSecond, double GigabytesPerSecond);

@@ -59,6 +59,8 @@ internal sealed partial class TrainCommand : EspalierCommand
         {
             Add(option);
         }
+
+        KeepRuns();
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)

@@ -15,14 +15,17 @@ public static class Machine
     public static long ResidentBytes => ReadStatus("VmRSS:") ?? Process.GetCurrentProcess().WorkingSet64;
 
     /// <summary>Processor, cores, memory, system and versions, for reports.</summary>
-    public static IReadOnlyDictionary<string, string> Describe() => new Dictionary<string, string>
+    public static IReadOnlyDictionary<string, string> Describe() => new Dictionary<string, string>(DescribeSystem()) { ["libtorch"] = TorchSharp.torch.__version__ };
+
+    /// <summary>The same without libtorch's version and without loading it; TorchSharp's says which it is.</summary>
+    public static IReadOnlyDictionary<string, string> DescribeSystem() => new Dictionary<string, string>
     {
         ["processor"] = Processor(),
         ["cores"] = Environment.ProcessorCount.ToString(CultureInfo.InvariantCulture),
         ["memory"] = Text.Bytes(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes),
         ["system"] = $"{RuntimeInformation.OSDescription} {RuntimeInformation.OSArchitecture}",
         [".NET"] = Environment.Version.ToString(),
-        ["libtorch"] = TorchSharp.torch.__version__,
+        ["TorchSharp"] = typeof(TorchSharp.torch).Assembly.GetName().Version?.ToString(3) ?? "?",
         ["espalier"] = typeof(Machine).Assembly.GetName().Version?.ToString(3) ?? "?",
     };
 

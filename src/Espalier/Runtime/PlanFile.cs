@@ -67,6 +67,11 @@ public sealed class PlanFile
         return new PlanFile(origin, values, lines);
     }
 
+    /// <summary>Words as YAML that <see cref="Parse"/> reads back.</summary>
+    /// <param name="values">Text, null, lists and maps of these.</param>
+    public static string ToYaml(IReadOnlyDictionary<string, object?> values) =>
+        values.Count == 0 ? "" : new YamlDotNet.Serialization.SerializerBuilder().WithQuotingNecessaryStrings().Build().Serialize(values);
+
     /// <summary>The line of a word ("prune.sparsity"), from 1; null where the file has none.</summary>
     public long? LineOf(string path) => _lines.TryGetValue(Bare(path), out long line) && line != Flag ? line : null;
 

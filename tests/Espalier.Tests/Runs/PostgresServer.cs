@@ -117,5 +117,12 @@ public sealed class PostgresRunStoreTests(PostgresServer server) : RunStoreTests
 {
     private readonly string? _connection = server.NewDatabase();
 
+    [Fact]
+    public async Task Two_processes_that_record_at_once_lose_nothing()
+    {
+        using var folder = new TemporaryFolder();
+        await Cli.RunsCommandTests.CheckTwoProcessesAsync(folder, _connection!);
+    }
+
     private protected override Task<Espalier.Runs.RunStore> OpenAsync() => Espalier.Runs.RunStore.OpenAsync(Espalier.Runs.RunLocation.Parse(_connection!));
 }

@@ -144,6 +144,38 @@ public abstract class RunStoreTests
         back.Progress.ShouldBe(0.5);
     }
 
+    [Fact]
+    public async Task Many_writers_at_once_lose_nothing()
+    {
+        await using RunStore one = await OpenAsync(), two = await OpenAsync();
+        RunStore[] stores = [one, two];
+        Run shared = await one.BeginAsync(new NewRun { Command = "train" });
+        string[] ids = await Task.WhenAll(Enumerable.Range(0, 8).Select(async w =>
+        {
+            RunStore store = stores[w % 2];
+            Run run = await store.BeginAsync(new NewRun { Command = "train", Title = $"{w}" });
+            for (int batch = 0; batch < 10; batch++)
+            {
+                await store.AppendAsync(run.Id, [.. Enumerable.Range(0, 50).Select(i => Point("loss", 50 * batch + i, i))], [new LogLine { Text = $"{batch}", Time = Noon }]);
+                await store.AppendAsync(shared.Id, [Point($"of {w}", batch, w)], []);
+                await store.TagAsync(shared.Id, ["all", $"{w}"], []);
+                await store.BeatAsync(run.Id, batch / 10.0);
+            }
+
+            await store.FinishAsync(run.Id, new RunEnd(RunState.Finished));
+            return run.Id;
+        }));
+        foreach (string id in ids)
+        {
+            (await one.MetricsAsync(id, new MetricQuery())).Select(p => p.Step).ShouldBe(Enumerable.Range(0, 500).Select(i => (long)i));
+            (await one.LogAsync(id)).Select(l => l.Text).ShouldBe(Enumerable.Range(0, 10).Select(i => $"{i}"));
+        }
+
+        RunDetails all = (await two.GetAsync(shared.Id)).ShouldNotBeNull();
+        all.Metrics.Select(m => m.Count).ShouldBe(Enumerable.Repeat(10, 8));
+        all.Run.Tags.Count.ShouldBe(9);
+    }
+
     private protected static MetricPoint Point(string name, long step, double value) => new() { Name = name, Step = step, Value = value, Time = Noon };
 }
 
