@@ -5,16 +5,21 @@ using System.Runtime.Intrinsics.X86;
 using Espalier.PackedRoutes;
 
 // Weights per second of each route on one thread, best of many short runs: in cache (256 rows) and from memory. "kernels": only what is built in; "kernels avx2 memory": of one set, from memory too.
+if (args is ["check"])
+{
+    return Check.Run() == 0 ? 0 : 1;
+}
+
 if (args is ["prompts"])
 {
     Kernels.Prompts();
-    return;
+    return 0;
 }
 
 if (args is ["kernels", ..])
 {
     Kernels.Measure(args.ElementAtOrDefault(1), args.Contains("memory"));
-    return;
+    return 0;
 }
 
 unsafe
@@ -71,6 +76,7 @@ unsafe
     }
 
     Kernels.Measure(null, memory: false);
+    return 0;
 
     // Each mask keeps exactly half, so that every row has the same length.
     static void Fill(byte* data, int rows, int length, double size, bool blockwise)

@@ -16,7 +16,7 @@ public sealed class RunRecorder : IProgressSink, IDisposable
     // With a store that is away for hours a run goes on; so much is kept for its return, the oldest first.
     private const int MostWaiting = 500_000, LargestBatch = 5_000;
 
-    private static readonly TimeSpan Interval = TimeSpan.FromSeconds(1), BeatInterval = TimeSpan.FromSeconds(10), RetryInterval = TimeSpan.FromSeconds(15);
+    private static readonly TimeSpan Interval = TimeSpan.FromSeconds(1), MoveInterval = TimeSpan.FromSeconds(2), BeatInterval = TimeSpan.FromSeconds(10), RetryInterval = TimeSpan.FromSeconds(15);
 
     private readonly IProgressSink _inner;
     private readonly Func<Task<IRunStore>> _open;
@@ -198,7 +198,7 @@ public sealed class RunRecorder : IProgressSink, IDisposable
 
         (double? Share, string Doing) now = _work.Now;
         DateTime time = DateTime.UtcNow;
-        if (beat && (time - _beat > BeatInterval || now != _beaten))
+        if (beat && (time - _beat > BeatInterval || (now != _beaten && time - _beat > MoveInterval)))
         {
             await store.BeatAsync(Id, now.Share, now.Doing).ConfigureAwait(false);
             (_beat, _beaten) = (time, now);

@@ -54,6 +54,7 @@ public sealed partial class RunStore : IRunStore
     {
         string id = run.Id ?? Guid.CreateVersion7().ToString("N");
         DateTime now = DateTime.UtcNow;
+        Run? begun = null;
         await WriteAsync(async db =>
         {
             Run? known = run.Id is null ? null : await db.Runs.Include(r => r.Tags).FirstOrDefaultAsync(r => r.Id == id, cancellation).ConfigureAwait(false);
@@ -84,8 +85,9 @@ public sealed partial class RunStore : IRunStore
             }
 
             await db.SaveChangesAsync(cancellation).ConfigureAwait(false);
+            begun = known;
         }, cancellation).ConfigureAwait(false);
-        return (await GetAsync(id, cancellation).ConfigureAwait(false))?.Run ?? throw new EspalierException($"Run {id} was deleted while it began.");
+        return begun!;
     }
 
     /// <inheritdoc/>

@@ -3,7 +3,6 @@ using System.Globalization;
 using Espalier.Cli.Display;
 using Espalier.Reporting;
 using Espalier.Runs;
-using Espalier.Runtime;
 using Spectre.Console;
 using Text = Espalier.Runtime.Text;
 

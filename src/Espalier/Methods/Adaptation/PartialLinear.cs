@@ -17,6 +17,7 @@ internal sealed class PartialLinear : ILinearAdapter
     public PartialLinear(Tensor matrix, int axis, long start, long end)
     {
         (Axis, Start, End) = (axis, start, end);
+        using var scope = NewDisposeScope();
         using var _ = no_grad();
         Part = Models.Parameters.Of(matrix.detach().narrow(axis, start, end - start));
     }
@@ -87,11 +88,13 @@ internal sealed class PartialLinear : ILinearAdapter
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor gradient)
         {
+            using var scope = NewDisposeScope();
             List<Tensor> saved = ctx.get_saved_variables();
+            saved.ForEach(t => scope.Attach(t));
             Tensor input = saved[0], matrix = saved[1];
             Tensor part = PartGradient(gradient, input, (int)(long)ctx.get_data("axis"), (long)ctx.get_data("start"), (long)ctx.get_data("end"));
             Tensor? below = (bool)ctx.get_data("needs") ? gradient.matmul(matrix) : null;
-            return [below!, null!, part, null!, null!, null!];
+            return [below?.MoveToOuterDisposeScope()!, null!, part.MoveToOuterDisposeScope(), null!, null!, null!];
         }
     }
 }

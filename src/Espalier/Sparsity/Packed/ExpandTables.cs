@@ -34,6 +34,29 @@ internal static unsafe class ExpandTables
         return table;
     }
 
+    /// <summary>By four mask bits: orders of 32-bit values, 16 bytes each.</summary>
+    public static readonly byte* Quads = MakeQuads();
+
+    private static byte* MakeQuads()
+    {
+        byte* table = (byte*)NativeMemory.AlignedAlloc(16 * 16, 64);
+        for (int mask = 0; mask < 16; mask++)
+        {
+            for (int column = 0, next = 0; column < 4; column++)
+            {
+                bool kept = (mask >> column & 1) != 0;
+                for (int b = 0; b < 4; b++)
+                {
+                    table[mask * 16 + column * 4 + b] = kept ? (byte)(next * 4 + b) : (byte)0x80;
+                }
+
+                next += kept ? 1 : 0;
+            }
+        }
+
+        return table;
+    }
+
     /// <summary>By the six bits of two 2:4 groups: orders of bytes, 8 bytes each.</summary>
     public static readonly byte* Groups = MakeGroups(0);
 

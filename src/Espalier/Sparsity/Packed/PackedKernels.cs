@@ -1,3 +1,4 @@
+using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
 using Espalier.Runtime;
 
@@ -14,12 +15,15 @@ public enum KernelSet
 
     /// <summary>AVX-512 F, BW, VBMI and VBMI2 (Ice Lake, Zen 4 and later).</summary>
     Avx512,
+
+    /// <summary>64-bit ARM with its vectors, and dot products of bytes where it has them.</summary>
+    Neon,
 }
 
 /// <summary>Chooses the kernels once, at the first product: the best set of this processor, or the one that <c>ESPALIER_KERNELS</c> names.</summary>
 public static class PackedKernels
 {
-    /// <summary>The environment variable: scalar, avx2 or avx512.</summary>
+    /// <summary>The environment variable: scalar, avx2, avx512 or neon.</summary>
     public const string Variable = "ESPALIER_KERNELS";
 
     private static readonly Dictionary<(KernelSet, MatrixCode, PackedType), RowKernel> Kernels = (
@@ -61,6 +65,7 @@ public static class PackedKernels
     private static bool IsSupported(KernelSet set) => set switch
     {
         KernelSet.Scalar => true,
+        KernelSet.Neon => AdvSimd.Arm64.IsSupported,
         KernelSet.Avx2 => Avx2.IsSupported && Fma.IsSupported && Popcnt.IsSupported,
         _ => Avx512F.IsSupported && Avx512BW.IsSupported && Avx512Vbmi.IsSupported && Avx512Vbmi2.IsSupported,
     };
@@ -85,6 +90,23 @@ public static class PackedKernels
             _ => new Avx2IntegerKernel<DenseNibbles256>(),
         },
         (KernelSet.Avx2, _) => type is PackedType.Int8 ? new Avx2IntegerKernel<GroupBytes256>() : new Avx2IntegerKernel<GroupNibbles256>(),
+        (KernelSet.Neon, MatrixCode.Bitmask) => type switch
+        {
+            PackedType.Float32 => new NeonFloatKernel<MasksNeon>(),
+            PackedType.BFloat16 => new NeonHalfKernel<BFloat16Halves, MasksNeon>(),
+            PackedType.Float16 => new NeonHalfKernel<Float16Halves, MasksNeon>(),
+            PackedType.Int8 => new NeonIntegerKernel<MaskedBytesNeon>(),
+            _ => new NeonIntegerKernel<MaskedNibblesNeon>(),
+        },
+        (KernelSet.Neon, MatrixCode.Dense) => type switch
+        {
+            PackedType.Float32 => new NeonFloatKernel<DenseNeon>(),
+            PackedType.BFloat16 => new NeonHalfKernel<BFloat16Halves, DenseNeon>(),
+            PackedType.Float16 => new NeonHalfKernel<Float16Halves, DenseNeon>(),
+            PackedType.Int8 => new NeonIntegerKernel<DenseBytesNeon>(),
+            _ => new NeonIntegerKernel<DenseNibblesNeon>(),
+        },
+        (KernelSet.Neon, _) => type is PackedType.Int8 ? new NeonIntegerKernel<GroupBytesNeon>() : new NeonIntegerKernel<GroupNibblesNeon>(),
         (_, MatrixCode.Bitmask) => type switch
         {
             PackedType.Float32 => new Avx512FloatKernel<Masks512>(),
