@@ -35,6 +35,7 @@ public sealed class PlanFile
     public static PlanFile Read(string path)
     {
         EspalierException.Require(File.Exists(path), $"There is no plan '{path}'; give the path of a YAML file.");
+        EspalierException.Require(new FileInfo(path).Length <= LongestFile, $"{path} has more than {LongestFile >> 20} MiB and is no plan.");
         return Parse(File.ReadAllText(path), path);
     }
 
@@ -44,6 +45,7 @@ public sealed class PlanFile
     /// <exception cref="EspalierException">When it is not YAML of the right form; says the line.</exception>
     public static PlanFile Parse(string yaml, string origin)
     {
+        RequireDepth(yaml, origin);
         var stream = new YamlStream();
         var parser = new Parser(new StringReader(yaml));
         try
@@ -170,6 +172,25 @@ public sealed class PlanFile
             $"{Place(full)}: '{full}' is {(below is string text ? $"'{text}'" : "a list")}, so '{string.Join('.', path)}' cannot be set; write '{full}' as a map.");
         changed[word] = Changed(below as IReadOnlyDictionary<string, object?> ?? new Dictionary<string, object?>(), path, depth + 1, value);
         return changed;
+    }
+
+    // The tree is built by recursion, which a file of a hundred thousand brackets would drive over the end of the stack; the events are not.
+    private static void RequireDepth(string yaml, string origin)
+    {
+        var parser = new Parser(new StringReader(yaml));
+        int depth = 0;
+        try
+        {
+            while (parser.MoveNext())
+            {
+                depth += parser.Current!.NestingIncrease;
+                EspalierException.Require(depth <= Deepest + 2, $"{origin}, line {parser.Current.Start.Line}: the plan is too deep; it has at most {Deepest} levels.");
+            }
+        }
+        catch (Exception fault) when (fault is YamlException or InvalidOperationException or ArgumentException)
+        {
+            // The tree's reader says it better.
+        }
     }
 
     private static object? Convert(YamlNode node, string path, string origin, Dictionary<string, long> lines, ref int nodes, int depth)
