@@ -10,7 +10,7 @@ namespace Espalier.Runtime;
 /// <remarks>Scalars stay text; <see cref="OptionsBinder"/> turns them into what an option wants.</remarks>
 public sealed class PlanFile
 {
-    private const int MostNodes = 10_000, Deepest = 20;
+    private const int MostNodes = 10_000, Deepest = 20, LongestFile = 16 << 20;
 
     // Stands for the line of a word that a flag has set.
     private const long Flag = 0;

@@ -32,6 +32,13 @@ internal static unsafe class Coverage
         common.GetType("SharpFuzz.Common.Trace", throwOnError: true)!.GetField("SharedMem")!.SetValue(null, Pointer.Box(map, typeof(byte*)));
     }
 
+    /// <summary>Forgets what other readers did.</summary>
+    public static void Reset()
+    {
+        Array.Clear(Seen);
+        Branches = 0;
+    }
+
     /// <summary>Forgets the last reading.</summary>
     public static void Begin()
     {

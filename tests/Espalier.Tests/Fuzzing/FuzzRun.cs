@@ -40,6 +40,7 @@ internal sealed partial class FuzzRun(FuzzTarget target, int seed)
         Directory.CreateDirectory(folder);
         try
         {
+            Coverage.Reset();
             target.Prepare(folder);
             string path = Path.Combine(folder, target.FileName);
             List<byte[]> files = [.. target.Seeds(), .. corpus];

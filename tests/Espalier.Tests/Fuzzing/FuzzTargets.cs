@@ -13,6 +13,7 @@ using Espalier.Tests.Checkpoints;
 using Espalier.Tests.Data;
 using Espalier.Tests.Models;
 using Espalier.Tests.Models.Vision;
+using Espalier.Training;
 using Parquet;
 using Parquet.Schema;
 using TorchSharp;
@@ -102,6 +103,18 @@ internal static class FuzzTargets
             ReadAll(file);
         }),
         new("plan", "plan.yaml", FuzzKind.Text, Nothing, () => [Utf8("model: m\nout: o\nsparsity: 0.5\npattern: 2:4\ncriterion:\n  name: wanda\n  damp: 0.01\nseeds: [0, 1]\nrepair: {name: sparsegpt}\nnotes: &a \"x\"\n")], path => PlanFile.Read(path)),
+        new("adapter", AdapterFile.FileName, FuzzKind.SafeTensors, Nothing,
+            () => [RawSafeTensors.Build("""{"__metadata__":{"format":"espalier-adapter-1","method":"lora","options":"{\"rank\":4,\"alpha\":8}"},"a.lora_A":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 8)], path =>
+            {
+                string folder = Path.GetDirectoryName(path)!;
+                using (AdapterFile file = AdapterFile.Open(folder))
+                {
+                    using var scope = NewDisposeScope();
+                    _ = file.Below("a").Count;
+                }
+
+                AdapterFile.MethodOf(folder);
+            }),
     ];
 
     private static byte[] Utf8(string text) => Encoding.UTF8.GetBytes(text);
@@ -229,16 +242,17 @@ internal static class FuzzTargets
 
     private static IEnumerable<byte[]> PackedSeeds()
     {
-        foreach ((PackedType type, MatrixCode? code) in new (PackedType, MatrixCode?)[] { (PackedType.Float32, null), (PackedType.Int4, null), (PackedType.Int8, MatrixCode.TwoOfFour), (PackedType.BFloat16, MatrixCode.Dense) })
+        foreach ((PackedType type, MatrixCode? code) in new (PackedType, MatrixCode?)[] { (PackedType.Float32, null), (PackedType.Int4, null), (PackedType.Int8, MatrixCode.TwoOfFour), (PackedType.Float32, MatrixCode.Dense) })
         {
             yield return Made(Path.Combine("packed", Weights), folder =>
             {
                 Directory.CreateDirectory(folder["dense"]);
                 using LanguageModel model = TinyModels.Create(TinyModels.Config("llama", ("num_hidden_layers", 1)));
                 using var scope = NewDisposeScope();
+                using var frozen = no_grad();
                 Tensor keep = torch.tensor(new[] { 1f, 0, 0, 1f });
                 TinyModels.Write(folder["dense"], model.Config, model.Tensors.Select(t => (t.Name, t.Value.dim() == 2 ? (t.Value.detach().view(-1, 4) * keep).view(t.Value.shape) : (Tensor)t.Value)));
-                Packer.Pack(folder["dense"], new PackOptions(type) { Code = code }, folder["packed"], SilentProgress.Instance);
+                Packer.Pack(folder["dense"], new PackOptions(type) { Code = code, HeadType = type is PackedType.Float32 ? type : null }, folder["packed"], SilentProgress.Instance);
             });
         }
     }
