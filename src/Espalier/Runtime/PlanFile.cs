@@ -1,4 +1,5 @@
 using YamlDotNet.Core;
+using YamlDotNet.Core.Events;
 using YamlDotNet.RepresentationModel;
 
 namespace Espalier.Runtime;
@@ -174,17 +175,42 @@ public sealed class PlanFile
         return changed;
     }
 
-    // The tree is built by recursion, which a file of a hundred thousand brackets would drive over the end of the stack; the events are not.
+    // The tree is built, and keys are compared, by recursion: a hundred thousand brackets, a list that holds itself or a key that doubles at every
+    // level would drive it over the end of the stack or on for ever. The events are looked over first.
     private static void RequireDepth(string yaml, string origin)
     {
         var parser = new Parser(new StringReader(yaml));
-        int depth = 0;
+        var open = new Stack<(bool IsMap, bool AtKey, string Anchor)>();
         try
         {
             while (parser.MoveNext())
             {
-                depth += parser.Current!.NestingIncrease;
-                EspalierException.Require(depth <= Deepest + 2, $"{origin}, line {parser.Current.Start.Line}: the plan is too deep; it has at most {Deepest} levels.");
+                ParsingEvent found = parser.Current!;
+                string place = $"{origin}, line {found.Start.Line}";
+                if (found is SequenceEnd or MappingEnd)
+                {
+                    open.Pop();
+                    continue;
+                }
+
+                if (found is not (NodeEvent or AnchorAlias))
+                {
+                    continue;
+                }
+
+                if (open.TryPop(out (bool IsMap, bool AtKey, string Anchor) around))
+                {
+                    EspalierException.Require(!around.IsMap || !around.AtKey || found is Scalar, $"{place}: a word of the plan must be plain text.");
+                    open.Push(around with { AtKey = !around.AtKey });
+                }
+
+                EspalierException.Require(found is not AnchorAlias alias || !open.Any(o => o.Anchor == alias.Value.Value), $"{place}: this part of the plan holds itself; a plan ends somewhere.");
+                if (found is SequenceStart or MappingStart)
+                {
+                    AnchorName anchor = ((NodeEvent)found).Anchor;
+                    open.Push((found is MappingStart, true, anchor.IsEmpty ? "" : anchor.Value));
+                    EspalierException.Require(open.Count <= Deepest + 2, $"{place}: the plan is too deep; it has at most {Deepest} levels.");
+                }
             }
         }
         catch (Exception fault) when (fault is YamlException or InvalidOperationException or ArgumentException)

@@ -128,6 +128,25 @@ public sealed class HostileFileTests
     public void A_plan_of_a_hundred_thousand_levels_does_not_end_the_process(string level, int count) =>
         Refused(() => PlanFile.Parse("a: " + string.Concat(Enumerable.Repeat(level, count)), "plan.yaml"));
 
+    [Theory]
+    [InlineData("&a [*a, *a]: 1", "plain text")]
+    [InlineData("b: &a [*a, *a]", "holds itself")]
+    [InlineData("b: &a { c: { d: *a } }", "holds itself")]
+    [InlineData("a: &a [x]\n? *a\n: 1", "plain text")]
+    public void A_plan_that_holds_itself_is_refused(string yaml, string says) =>
+        Refused(() => PlanFile.Parse(yaml, "plan.yaml")).ShouldContain(says);
+
+    [Fact]
+    public void A_tokeniser_with_a_token_of_a_huge_number_is_refused()
+    {
+        using var folder = new TemporaryFolder();
+        foreach (int id in (int[])[100_000_001, int.MaxValue, -1])
+        {
+            File.WriteAllText(folder["tokenizer.json"], TokenizerTests.LlamaTwo().Replace("{\"id\":2,", $"{{\"id\":{id},", StringComparison.Ordinal));
+            Refused(() => Tokenizer.Load(folder.Path));
+        }
+    }
+
     [Fact]
     public void A_gzip_file_unpacks_to_what_its_sizes_say_and_no_further()
     {
