@@ -1,5 +1,3 @@
-using Espalier.Checkpoints;
-
 namespace Espalier.Tests.Checkpoints;
 
 /// <summary>Hubs in trouble, and several at work on one file.</summary>

@@ -4,7 +4,6 @@ using Espalier.Checkpoints.Gguf;
 using Espalier.Checkpoints.Onnx;
 using Espalier.Data;
 using Espalier.Models;
-using Espalier.Models.Export.Onnx;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity.NormalFloats;

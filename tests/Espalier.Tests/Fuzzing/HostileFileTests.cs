@@ -137,6 +137,15 @@ public sealed class HostileFileTests
         Refused(() => PlanFile.Parse(yaml, "plan.yaml")).ShouldContain(says);
 
     [Fact]
+    public void A_pattern_that_goes_back_and_forth_for_ever_is_broken_off()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["tokenizer.json"], """{"pre_tokenizer":{"type":"Split","pattern":{"Regex":"(a+)+$"},"behavior":"Isolated","invert":false},"model":{"type":"BPE","vocab":{"a":0,"!":1},"merges":[]}}""");
+        Tokenizer tokenizer = Tokenizer.Load(folder.Path);
+        Refused(() => tokenizer.Encode(new string('a', 40) + "!")).ShouldContain("did not come to an end");
+    }
+
+    [Fact]
     public void A_tokeniser_with_a_token_of_a_huge_number_is_refused()
     {
         using var folder = new TemporaryFolder();
