@@ -18,6 +18,7 @@ internal sealed record RemoteFile(string ETag, long? Size);
 internal sealed class BlobDownload
 {
     private const long WorthwhileProgress = 1 << 20;
+    private const int MostRivals = 20;
 
     // An open file is renamed below, which Windows allows only when that is shared; elsewhere anything but None is no lock.
     private static readonly FileShare Alone = OperatingSystem.IsWindows() ? FileShare.Delete : FileShare.None;
@@ -60,7 +61,10 @@ internal sealed class BlobDownload
     {
         try
         {
-            await DownloadAsync(address, cancellation).ConfigureAwait(false);
+            for (int attempt = 1; !await DownloadAsync(address, cancellation).ConfigureAwait(false); attempt++)
+            {
+                EspalierException.Require(attempt < MostRivals, $"Other processes took the download of {file} of {id} over again and again; wait for them and run it again.");
+            }
         }
         catch (Exception fault) when (WriteFault.IsOne(fault))
         {
@@ -68,7 +72,8 @@ internal sealed class BlobDownload
         }
     }
 
-    private async Task DownloadAsync(Uri address, CancellationToken cancellation)
+    /// <summary>False when another process took the finished part before it had its name.</summary>
+    private async Task<bool> DownloadAsync(Uri address, CancellationToken cancellation)
     {
         Directory.CreateDirectory(Path.GetDirectoryName(blob)!);
         (FileStream stream, string path) = Claim();
@@ -91,9 +96,19 @@ internal sealed class BlobDownload
             stream.Flush(flushToDisk: true);
         }
 
-        File.Move(path, blob, overwrite: true);
+        try
+        {
+            File.Move(path, blob, overwrite: true);
+        }
+        catch (FileNotFoundException)
+        {
+            // Between closing and naming it was nobody's, and another process went on with it.
+            return File.Exists(blob);
+        }
+
         FileSystem.Instance.SyncFolder(Path.GetDirectoryName(blob)!);
         RemoveLeftovers();
+        return true;
     }
 
     /// <summary>Asks again until all of it is there.</summary>
@@ -261,15 +276,26 @@ internal sealed class BlobDownload
             }
         }
 
-        try
+        for (int attempt = 1; ; attempt++)
         {
-            return (new FileStream(mine, FileMode.CreateNew, FileAccess.ReadWrite, Alone), mine);
-        }
-        catch (Exception fault) when (WriteFault.IsOne(fault))
-        {
-            throw WriteFault.For(blob, fault);
+            try
+            {
+                return (new FileStream(mine, FileMode.CreateNew, FileAccess.ReadWrite, Alone), mine);
+            }
+            catch (IOException fault) when (attempt < MostRivals && IsTaken(fault))
+            {
+                // Made, but before it was locked another process saw it and took it for a leftover: another name.
+                mine = $"{blob}.{Guid.NewGuid():N}.incomplete";
+            }
+            catch (Exception fault) when (WriteFault.IsOne(fault))
+            {
+                throw WriteFault.For(blob, fault);
+            }
         }
     }
+
+    // EWOULDBLOCK of Linux and of macOS, ERROR_SHARING_VIOLATION of Windows.
+    private static bool IsTaken(IOException fault) => fault.HResult is 11 or 35 or unchecked((int)0x80070020);
 
     private static string[] Leftovers(string blob)
     {

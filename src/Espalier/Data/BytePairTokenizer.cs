@@ -7,6 +7,8 @@ namespace Espalier.Data;
 /// <summary>A tokeniser put together from the parts of a <c>tokenizer.json</c>: added tokens, normaliser, pre-tokeniser, byte-pair model, template.</summary>
 internal sealed class BytePairTokenizer : Tokenizer
 {
+    private const long MostUnused = 1 << 20;
+
     private readonly BytePairTokenizerParts parts;
     private readonly AddedTokenMatcher rawMatcher, normalizedMatcher;
     private readonly Dictionary<string, int> ids;
@@ -25,7 +27,11 @@ internal sealed class BytePairTokenizer : Tokenizer
             ids[token.Content] = token.Id;
         }
 
-        int size = ids.Values.Append(-1).Max() + 1;
+        // Tables go up to the largest id, so one token with a huge one would take all memory.
+        long largest = ids.Values.Append(-1).Max();
+        EspalierException.Require(largest < MostUnused + (16L * ids.Count) && ids.Values.All(id => id >= 0),
+            $"The tokeniser gives a token the id {(largest < MostUnused ? ids.Values.Min() : largest)}, though it has only {ids.Count} tokens; the file is damaged, fetch it again.");
+        int size = (int)largest + 1;
         tokens = new string?[size];
         bytes = new byte[size][];
         special = new bool[size];

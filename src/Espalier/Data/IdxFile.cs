@@ -8,6 +8,7 @@ namespace Espalier.Data;
 public sealed class IdxFile
 {
     private const byte UnsignedByte = 0x08;
+    private const double MostUnpacked = 2e9;
 
     private IdxFile(string path, IReadOnlyList<int> shape, byte[] values)
     {
@@ -30,7 +31,7 @@ public sealed class IdxFile
     public static IdxFile Read(string path)
     {
         EspalierException.Require(File.Exists(path), $"There is no file \"{path}\".");
-        byte[] content = Unpacked(path);
+        byte[] content = Content(path);
         EspalierException.Require(content.Length >= 4 && content[0] == 0 && content[1] == 0, $"\"{path}\" is no idx file: it does not begin with two zero bytes.");
         EspalierException.Require(content[2] == UnsignedByte, $"\"{path}\" holds values of type 0x{content[2]:X2}; only unsigned bytes (0x08) are supported.");
         int dimensions = content[3], head = 4 + (4 * dimensions);
@@ -42,7 +43,7 @@ public sealed class IdxFile
         return new IdxFile(path, shape, content[head..]);
     }
 
-    private static byte[] Unpacked(string path)
+    private static byte[] Content(string path)
     {
         byte[] content = File.ReadAllBytes(path);
         if (content is not [0x1F, 0x8B, ..])
@@ -52,14 +53,28 @@ public sealed class IdxFile
 
         try
         {
-            using var unpacked = new MemoryStream();
+            // Some kilobytes can unpack to gigabytes: no more is taken than the sizes at the front need, and one byte that shows that there was more.
             using var zip = new GZipStream(new MemoryStream(content), CompressionMode.Decompress);
-            zip.CopyTo(unpacked);
-            return unpacked.ToArray();
+            byte[] start = Take(zip, 4);
+            byte[] head = [.. start, .. Take(zip, start.Length < 4 ? 0 : 4 * start[3])];
+            double values = 1;
+            for (int at = 4; at + 4 <= head.Length; at += 4)
+            {
+                values *= Math.Max(0, BinaryPrimitives.ReadInt32BigEndian(head.AsSpan(at)));
+            }
+
+            EspalierException.Require(values <= MostUnpacked && values <= content.Length * 1100.0, $"\"{path}\" claims {values:g3} values, more than its {content.Length} packed bytes can hold: it is damaged; fetch it again.");
+            return [.. head, .. Take(zip, (int)values + 1)];
         }
         catch (InvalidDataException fault)
         {
             throw new EspalierException($"\"{path}\" is a damaged gzip file: fetch it again.", fault);
         }
+    }
+
+    private static byte[] Take(Stream stream, int count)
+    {
+        byte[] bytes = new byte[count];
+        return bytes[..stream.ReadAtLeast(bytes, count, throwOnEndOfStream: false)];
     }
 }

@@ -6,6 +6,8 @@ namespace Espalier.Data;
 /// <summary>Decodes PNG, JPEG and what else Skia reads, without colour management.</summary>
 internal static class ImageDecoder
 {
+    private const long MostPixels = 1 << 26;
+
     /// <summary>Height, width and channels (1 for grey, else 3) of an encoded image.</summary>
     /// <param name="encoded">The file.</param>
     /// <param name="name">What it is called in errors.</param>
@@ -49,6 +51,14 @@ internal static class ImageDecoder
     private static SKCodec Open(ReadOnlyMemory<byte> encoded, string name)
     {
         using SKData data = SKData.CreateCopy(encoded.Span);
-        return SKCodec.Create(data) ?? throw new EspalierException($"{name} is no image that can be decoded; supported are PNG, JPEG, BMP, GIF and WebP.");
+        SKCodec codec = SKCodec.Create(data) ?? throw new EspalierException($"{name} is no image that can be decoded; supported are PNG, JPEG, BMP, GIF and WebP.");
+        (int width, int height) = (codec.Info.Width, codec.Info.Height);
+        if ((long)width * height > MostPixels)
+        {
+            codec.Dispose();
+            throw new EspalierException($"{name} claims {width}×{height} pixels, more than the {MostPixels} that an image may have; it is damaged, or scale it down first.");
+        }
+
+        return codec;
     }
 }

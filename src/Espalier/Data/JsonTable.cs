@@ -20,7 +20,7 @@ public sealed class JsonTable : ITable
         {
             Columns = row.ValueKind == JsonValueKind.String
                 ? [new TableColumn("text", ColumnKind.Text)]
-                : [.. ColumnsOf(row, "")];
+                : Decoded<TableColumn[]>(() => [.. ColumnsOf(row, "")], "row 1");
             break;
         }
     }
@@ -68,7 +68,7 @@ public sealed class JsonTable : ITable
         foreach (var (row, where) in Rows())
         {
             JsonElement? value = row.ValueKind != JsonValueKind.String ? Member(row, column) : column == "text" ? row : null;
-            yield return value is { ValueKind: not JsonValueKind.Null } there ? read(there, where) : default;
+            yield return value is { ValueKind: not JsonValueKind.Null } there ? Decoded(() => read(there, where), where) : default;
         }
     }
 
@@ -153,6 +153,19 @@ public sealed class JsonTable : ITable
         catch (JsonException fault)
         {
             throw new EspalierException($"\"{Path}\", line {firstLine + (fault.LineNumber ?? 0)}: this is no valid JSON; mend or remove the line.", fault);
+        }
+    }
+
+    // Texts are decoded when they are asked for; half a surrogate pair is a fault only then.
+    private T Decoded<T>(Func<T> read, string where)
+    {
+        try
+        {
+            return read();
+        }
+        catch (InvalidOperationException fault)
+        {
+            throw new EspalierException($"\"{Path}\", {where}: a text holds half a character (a lone surrogate); mend or remove it.", fault);
         }
     }
 

@@ -37,6 +37,7 @@ public sealed class ParquetTable : ITable
         EspalierException.Require(File.Exists(path), $"There is no parquet file \"{path}\".");
         return Guard(path, async () =>
         {
+            ParquetGuard.Check(path);
             await using ParquetReader reader = await ParquetReader.CreateAsync(path);
             return new ParquetTable(path, reader.Metadata?.NumRows ?? reader.RowGroups.Sum(g => g.RowCount), reader.Schema.GetDataFields());
         });
@@ -139,7 +140,7 @@ public sealed class ParquetTable : ITable
         where T : struct
     {
         using ParquetRowGroupReader group = reader.OpenRowGroupReader(index);
-        long count = group.GetMetadata(field)?.MetaData?.NumValues ?? group.RowCount;
+        long count = group.GetMetadata(field)?.MetaData?.NumValues ?? throw new InvalidDataException("a column has no description");
         var levels = new Levels<T>(new T[count], field.MaxDefinitionLevel > 0 ? new int[count] : null, field.MaxRepetitionLevel > 0 ? new int[count] : null, field.MaxDefinitionLevel);
         await group.ReadRawAsync<T>(field, levels.Values, Memory(levels.Definition), Memory(levels.Repetition));
         return levels;

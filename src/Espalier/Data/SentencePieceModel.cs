@@ -75,7 +75,7 @@ internal sealed class SentencePieceModel : Tokenizer
     /// <inheritdoc/>
     internal override TokenizerTable ToTable()
     {
-        (List<(string Text, float Score, TokenKind Kind)> read, bool unigram) = SentencePieceScores.Read(path);
+        (List<(string Text, float Score, TokenKind Kind)> read, bool unigram) = ReadScores();
         EspalierException.Require(!unigram, $"\"{path}\" is a Unigram model, whose words are chosen as a whole and not joined piece by piece; only BPE models can be carried to other programs.");
         return new TokenizerTable
         {
@@ -88,6 +88,19 @@ internal sealed class SentencePieceModel : Tokenizer
             After = addEnd ? [pieces.EndOfSentenceId] : [],
             UnknownId = pieces.UnknownId,
         };
+    }
+
+    // The library that encodes passes over things that this stricter reader does not.
+    private (List<(string Text, float Score, TokenKind Kind)> Pieces, bool Unigram) ReadScores()
+    {
+        try
+        {
+            return SentencePieceScores.Read(path);
+        }
+        catch (Google.Protobuf.InvalidProtocolBufferException fault)
+        {
+            throw new EspalierException($"\"{path}\" is a damaged SentencePiece model ({fault.Message.TrimEnd('.')}); fetch the file again.", fault);
+        }
     }
 
     private protected override IReadOnlyList<int> EncodeText(string text, bool addSpecialTokens) =>

@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.RegularExpressions;
 using Espalier.Runtime;
 
 namespace Espalier.Data;
@@ -35,10 +36,18 @@ public abstract class Tokenizer
     /// <summary>The ids of a text. Special tokens written in the text are recognised.</summary>
     /// <param name="text">Any text; a lone surrogate is read as U+FFFD. Empty text gives no ids, not even a beginning.</param>
     /// <param name="addSpecialTokens">Add what the model's own files put around a text (mostly a beginning, often nothing).</param>
+    /// <exception cref="EspalierException">When a pattern of the tokeniser's file does not come to an end.</exception>
     public IReadOnlyList<int> Encode(string text, bool addSpecialTokens = true)
     {
         ArgumentNullException.ThrowIfNull(text);
-        return text.Length == 0 ? [] : EncodeText(text, addSpecialTokens);
+        try
+        {
+            return text.Length == 0 ? [] : EncodeText(text, addSpecialTokens);
+        }
+        catch (RegexMatchTimeoutException fault)
+        {
+            throw new EspalierException($"The tokeniser's pattern {fault.Pattern} did not come to an end within {fault.MatchTimeout.TotalSeconds:0} seconds; do not trust this tokeniser.", fault);
+        }
     }
 
     /// <summary>The text of some ids.</summary>

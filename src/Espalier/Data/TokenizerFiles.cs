@@ -10,6 +10,19 @@ internal static class TokenizerFiles
 
     public static Tokenizer Load(string path)
     {
+        try
+        {
+            return Find(path);
+        }
+        catch (Exception fault) when (fault is InvalidOperationException or FormatException or IndexOutOfRangeException or ArgumentException or OverflowException)
+        {
+            // A member has another kind of value than the format gives it, or text that is none.
+            throw new EspalierException($"The tokeniser files at \"{path}\" are damaged ({fault.Message.ReplaceLineEndings(" ").TrimEnd('.')}); fetch them again.", fault);
+        }
+    }
+
+    private static Tokenizer Find(string path)
+    {
         EspalierException.Require(File.Exists(path) || Directory.Exists(path), $"There is no tokeniser at \"{path}\": name the folder of a model, with {Supported}.");
         string folder = Directory.Exists(path) ? path : Path.GetDirectoryName(Path.GetFullPath(path))!;
         string? json = File.Exists(path) && path.EndsWith(".json", StringComparison.OrdinalIgnoreCase) ? path : Existing(folder, "tokenizer.json");

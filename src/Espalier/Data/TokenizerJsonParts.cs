@@ -66,7 +66,8 @@ internal sealed class PreTokenizerReader(string path)
     {
         try
         {
-            return new Regex(pattern, RegexOptions.CultureInvariant);
+            // A pattern from a stranger may go back and forth for ever; no honest one needs a second for one match.
+            return new Regex(pattern, RegexOptions.CultureInvariant, TimeSpan.FromSeconds(5));
         }
         catch (ArgumentException fault)
         {

@@ -9,6 +9,9 @@ namespace Espalier.Models;
 /// <param name="origin">Where it came from, for the sentences ("models/llama/config.json").</param>
 public sealed class ConfigFields(JsonObject json, string origin)
 {
+    /// <summary>The largest size that is believed: products of a few of them stay within 64 bits, and no published model comes near.</summary>
+    internal const int LargestSize = 1 << 28;
+
     /// <summary>Where the object came from.</summary>
     public string Origin => origin;
 
@@ -26,7 +29,9 @@ public sealed class ConfigFields(JsonObject json, string origin)
     {
         string? present = names.FirstOrDefault(Has);
         EspalierException.Require(present is not null, $"{origin} has no '{names[0]}'; the model cannot be built without it.");
-        return Whole(present, least: 1);
+        int size = Whole(present, least: 1);
+        EspalierException.Require(size <= LargestSize, Wrong(present, $"at most {LargestSize}; the file is damaged"));
+        return size;
     }
 
     /// <summary>A whole number of at least 1, or what stands in for it.</summary>
@@ -121,6 +126,57 @@ public sealed class ConfigFields(JsonObject json, string origin)
             TryWhole(item.AsValue(), out int number);
             return number;
         })];
+    }
+
+    /// <summary>Parses a configuration's text; numbers, names and texts in it are read without faults afterwards.</summary>
+    /// <param name="text">The text of a config.json.</param>
+    /// <param name="origin">Where it came from, for the sentences.</param>
+    /// <param name="what">What it must be ("a model's configuration").</param>
+    /// <exception cref="EspalierException">When it is no JSON object, names a field twice, or holds text that is none.</exception>
+    internal static ConfigFields Parse(string text, string origin, string what)
+    {
+        try
+        {
+            // The document checks what nodes would only find when they are asked: fields that are there twice.
+            using JsonDocument document = JsonDocument.Parse(text, new JsonDocumentOptions { AllowTrailingCommas = true, CommentHandling = JsonCommentHandling.Skip, AllowDuplicateProperties = false });
+            EspalierException.Require(document.RootElement.ValueKind is JsonValueKind.Object, $"{origin} holds no JSON object; it must be {what}.");
+            RequireText(document.RootElement);
+            return new ConfigFields(JsonObject.Create(document.RootElement.Clone())!, origin);
+        }
+        catch (JsonException fault)
+        {
+            throw new EspalierException($"{origin} is not valid JSON (line {(fault.LineNumber ?? 0) + 1}: {fault.Message.Split(" Path:")[0].Split(" LineNumber:")[0].TrimEnd('.')}); download or write it again.", fault);
+        }
+        catch (InvalidOperationException fault)
+        {
+            throw new EspalierException($"{origin} holds half a character (a lone surrogate); download or write it again.", fault);
+        }
+    }
+
+    // Text is decoded when it is asked for, and half a surrogate pair is a fault only then.
+    private static void RequireText(JsonElement element)
+    {
+        switch (element.ValueKind)
+        {
+            case JsonValueKind.String:
+                element.GetString();
+                break;
+            case JsonValueKind.Array:
+                foreach (JsonElement item in element.EnumerateArray())
+                {
+                    RequireText(item);
+                }
+
+                break;
+            case JsonValueKind.Object:
+                foreach (JsonProperty field in element.EnumerateObject())
+                {
+                    _ = field.Name;
+                    RequireText(field.Value);
+                }
+
+                break;
+        }
     }
 
     private int Whole(string name, int least)

@@ -16,6 +16,9 @@ internal static class Inventory
     /// <exception cref="EspalierException">Naming what is missing, unknown or of another shape: up to five of each, and how many there are.</exception>
     public static IReadOnlyList<IReadOnlyList<string>> Require(Architecture family, ModelConfig config, ITensorSource source)
     {
+        // Before the parts are made: a number of blocks can be written that would take forever.
+        EspalierException.Require(config.LayerCount <= source.Names.Count,
+            $"The checkpoint does not fit {config.Fields.Origin} ({config.ModelType}): that speaks of {config.LayerCount} blocks, and there are only {source.Names.Count} tensors. Check that {ModelConfig.FileName} and the tensors come from the same model.");
         var needed = new Dictionary<string, long[]>(StringComparer.Ordinal);
         var blocks = new List<IReadOnlyList<string>>();
         using Embedding embedding = family.CreateEmbedding(config, Placement.Meta);

@@ -101,18 +101,7 @@ public sealed record ModelConfig
     /// <exception cref="EspalierException">As <see cref="Load"/>.</exception>
     public static ModelConfig Parse(string text, string origin = FileName)
     {
-        JsonNode? node;
-        try
-        {
-            node = JsonNode.Parse(text, documentOptions: new JsonDocumentOptions { AllowTrailingCommas = true, CommentHandling = JsonCommentHandling.Skip });
-        }
-        catch (JsonException fault)
-        {
-            throw new EspalierException($"{origin} is not valid JSON (line {fault.LineNumber + 1}); download or write it again.", fault);
-        }
-
-        EspalierException.Require(node is JsonObject, $"{origin} holds no JSON object; it must be a model's configuration.");
-        return From((JsonObject)node, origin);
+        return From(ConfigFields.Parse(text, origin, "a model's configuration"));
     }
 
     /// <summary>The same configuration with one field changed, checked again.</summary>
@@ -162,11 +151,12 @@ public sealed record ModelConfig
     // As text and back: a value set in memory is of another kind than one that was read.
     private ModelConfig Again(JsonObject changed) => Parse(changed.ToJsonString(), Fields.Origin) with { TensorPrefix = TensorPrefix };
 
+    private const int MostLayers = 10_000;
     private const string ThresholdField = "hidden_act_param";
 
-    private static ModelConfig From(JsonObject json, string origin)
+    private static ModelConfig From(ConfigFields fields)
     {
-        var fields = new ConfigFields(json, origin);
+        string origin = fields.Origin;
         string type = fields.Text("model_type", "");
         EspalierException.Require(type.Length > 0, $"{origin} has no 'model_type'; known are {string.Join(", ", Architecture.Known)}.");
         ModelConfig config = Architecture.Named(type, origin).ReadConfig(fields);
@@ -206,6 +196,8 @@ public sealed record ModelConfig
 
     private void Check()
     {
+        EspalierException.Require(LayerCount <= MostLayers, $"{Fields.Origin} speaks of {LayerCount} blocks, more than the {MostLayers} that any model has; the file is damaged.");
+        EspalierException.Require((long)HeadCount * HeadDim <= ConfigFields.LargestSize, $"{Fields.Origin} speaks of {HeadCount} heads of {HeadDim}, more than any model has; the file is damaged.");
         for (int i = 0; i < LayerCount; i++)
         {
             BlockShape shape = ShapeOf(i);

@@ -1,4 +1,5 @@
 using YamlDotNet.Core;
+using YamlDotNet.Core.Events;
 using YamlDotNet.RepresentationModel;
 
 namespace Espalier.Runtime;
@@ -10,7 +11,7 @@ namespace Espalier.Runtime;
 /// <remarks>Scalars stay text; <see cref="OptionsBinder"/> turns them into what an option wants.</remarks>
 public sealed class PlanFile
 {
-    private const int MostNodes = 10_000, Deepest = 20;
+    private const int MostNodes = 10_000, Deepest = 20, LongestFile = 16 << 20;
 
     // Stands for the line of a word that a flag has set.
     private const long Flag = 0;
@@ -35,6 +36,7 @@ public sealed class PlanFile
     public static PlanFile Read(string path)
     {
         EspalierException.Require(File.Exists(path), $"There is no plan '{path}'; give the path of a YAML file.");
+        EspalierException.Require(new FileInfo(path).Length <= LongestFile, $"{path} has more than {LongestFile >> 20} MiB and is no plan.");
         return Parse(File.ReadAllText(path), path);
     }
 
@@ -44,6 +46,7 @@ public sealed class PlanFile
     /// <exception cref="EspalierException">When it is not YAML of the right form; says the line.</exception>
     public static PlanFile Parse(string yaml, string origin)
     {
+        RequireDepth(yaml, origin);
         var stream = new YamlStream();
         var parser = new Parser(new StringReader(yaml));
         try
@@ -175,6 +178,50 @@ public sealed class PlanFile
             $"{Place(full)}: '{full}' is {(below is string text ? $"'{text}'" : "a list")}, so '{string.Join('.', path)}' cannot be set; write '{full}' as a map.");
         changed[word] = Changed(below as IReadOnlyDictionary<string, object?> ?? new Dictionary<string, object?>(), path, depth + 1, value);
         return changed;
+    }
+
+    // The tree is built, and keys are compared, by recursion: a hundred thousand brackets, a list that holds itself or a key that doubles at every
+    // level would drive it over the end of the stack or on for ever. The events are looked over first.
+    private static void RequireDepth(string yaml, string origin)
+    {
+        var parser = new Parser(new StringReader(yaml));
+        var open = new Stack<(bool IsMap, bool AtKey, string Anchor)>();
+        try
+        {
+            while (parser.MoveNext())
+            {
+                ParsingEvent found = parser.Current!;
+                string place = $"{origin}, line {found.Start.Line}";
+                if (found is SequenceEnd or MappingEnd)
+                {
+                    open.Pop();
+                    continue;
+                }
+
+                if (found is not (NodeEvent or AnchorAlias))
+                {
+                    continue;
+                }
+
+                if (open.TryPop(out (bool IsMap, bool AtKey, string Anchor) around))
+                {
+                    EspalierException.Require(!around.IsMap || !around.AtKey || found is Scalar, $"{place}: a word of the plan must be plain text.");
+                    open.Push(around with { AtKey = !around.AtKey });
+                }
+
+                EspalierException.Require(found is not AnchorAlias alias || !open.Any(o => o.Anchor == alias.Value.Value), $"{place}: this part of the plan holds itself; a plan ends somewhere.");
+                if (found is SequenceStart or MappingStart)
+                {
+                    AnchorName anchor = ((NodeEvent)found).Anchor;
+                    open.Push((found is MappingStart, true, anchor.IsEmpty ? "" : anchor.Value));
+                    EspalierException.Require(open.Count <= Deepest + 2, $"{place}: the plan is too deep; it has at most {Deepest} levels.");
+                }
+            }
+        }
+        catch (Exception fault) when (fault is YamlException or InvalidOperationException or ArgumentException)
+        {
+            // The tree's reader says it better.
+        }
     }
 
     private static object? Convert(YamlNode node, string path, string origin, Dictionary<string, long> lines, ref int nodes, int depth)

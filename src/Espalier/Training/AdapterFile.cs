@@ -80,9 +80,16 @@ public sealed class AdapterFile : IDisposable
 
         using AdapterFile file = Open(folder);
         var options = new Dictionary<string, object?>();
-        foreach ((string name, JsonNode? value) in JsonNode.Parse(file.Notes.GetValueOrDefault("options", "{}"))!.AsObject())
+        try
         {
-            options[name] = OptionsBinder.Plain(value);
+            foreach ((string name, JsonNode? value) in JsonNode.Parse(file.Notes.GetValueOrDefault("options", "{}"))!.AsObject())
+            {
+                options[name] = OptionsBinder.Plain(value);
+            }
+        }
+        catch (Exception fault) when (fault is System.Text.Json.JsonException or InvalidOperationException or ArgumentException or NullReferenceException)
+        {
+            throw new EspalierException($"The options of the adapter in {folder} are damaged; train or download it again.", fault);
         }
 
         return MethodCatalogue.Default.Create<IAdaptation>(file.Method, options);

@@ -195,7 +195,7 @@ public sealed class TokenizerTests
         Should.Throw<EspalierException>(() => Tokenizer.Load("/no/such/model")).Message.ShouldContain("/no/such/model");
 
     /// <summary>A BPE model in SentencePiece's protobuf: pieces (1), trainer (2) with byte fallback (35), normaliser (3).</summary>
-    private static byte[] SentencePieceBytes()
+    internal static byte[] SentencePieceBytes()
     {
         using var stream = new MemoryStream();
         using (var output = new Google.Protobuf.CodedOutputStream(stream, leaveOpen: true))
@@ -226,7 +226,7 @@ public sealed class TokenizerTests
         }
     }
 
-    private static string LlamaTwo()
+    internal static string LlamaTwo()
     {
         var vocabulary = new Dictionary<string, int> { ["<unk>"] = 0, ["<s>"] = 1, ["</s>"] = 2 };
         foreach (string token in Enumerable.Range(0, 256).Select(b => $"<0x{b:X2}>").Concat(["▁", "h", "i", "hi", "▁hi"]))

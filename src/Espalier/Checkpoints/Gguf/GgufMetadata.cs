@@ -14,6 +14,9 @@ public sealed class GgufMetadata
         typeof(byte), typeof(sbyte), typeof(ushort), typeof(short), typeof(uint), typeof(int), typeof(float), typeof(bool), typeof(string), typeof(Array), typeof(ulong), typeof(long), typeof(double),
     ];
 
+    // In the file; a text has at least its length.
+    private static readonly ulong[] SmallestBytes = [1, 1, 2, 2, 4, 4, 4, 1, 8, 1, 8, 8, 8];
+
     private const uint StringKind = 8, ArrayKind = 9;
     private readonly List<(string Key, object Value)> entries = [];
 
@@ -59,10 +62,11 @@ public sealed class GgufMetadata
     internal static GgufMetadata Read(GgufCursor cursor, ulong count)
     {
         var metadata = new GgufMetadata();
+        var seen = new HashSet<string>(StringComparer.Ordinal);
         for (ulong i = 0; i < count; i++)
         {
             string key = cursor.Text();
-            cursor.Require(metadata.Find(key) is null, $"its metadata names '{key}' twice");
+            cursor.Require(seen.Add(key), $"its metadata names '{key}' twice");
             uint kind = cursor.Number32();
             metadata.Add(key, kind == ArrayKind ? ReadArray(cursor, key) : ReadValue(cursor, kind, key));
         }
@@ -75,8 +79,8 @@ public sealed class GgufMetadata
         uint kind = cursor.Number32();
         cursor.Require(kind < Kinds.Length && kind != ArrayKind, $"its metadata '{key}' is a list of an unknown kind ({kind})");
         ulong length = cursor.Number64();
-        // Every item takes at least a byte, so a length beyond the file's end is a lie and no reason to take memory.
-        cursor.Require(length <= (ulong)cursor.Left, $"its metadata '{key}' claims {length} items, more than the file has bytes");
+        // Every item takes some bytes, so a length beyond the file's end is a lie and no reason to take memory.
+        cursor.Require(length <= (ulong)cursor.Left / SmallestBytes[kind], $"its metadata '{key}' claims {length} items, more than the file has bytes");
         var array = Array.CreateInstance(Kinds[kind], (int)length);
         for (int i = 0; i < array.Length; i++)
         {

@@ -7,6 +7,7 @@ namespace Espalier.Models.Vision;
 /// <summary>What config.json says of a vision net. Fields of one family are read by that family; unknown ones are kept.</summary>
 public sealed record VisionConfig
 {
+    private const int LargestImage = 1 << 16;
     private const string WidthsField = "widths", MapsField = "channel_maps", GatesField = "gates";
 
     /// <summary>The family ("cifar_resnet").</summary>
@@ -49,7 +50,7 @@ public sealed record VisionConfig
         {
             return JsonNode.Parse(File.ReadAllText(path))?["model_type"]?.GetValue<string>() is { } type && VisionFamily.Known.Contains(type);
         }
-        catch (Exception fault) when (fault is JsonException or InvalidOperationException)
+        catch (Exception fault) when (fault is JsonException or InvalidOperationException or ArgumentException)
         {
             return false;
         }
@@ -70,26 +71,16 @@ public sealed record VisionConfig
     /// <exception cref="EspalierException">As <see cref="Load"/>.</exception>
     public static VisionConfig Parse(string text, string origin = ModelConfig.FileName)
     {
-        JsonNode? node;
-        try
-        {
-            node = JsonNode.Parse(text, documentOptions: new JsonDocumentOptions { AllowTrailingCommas = true, CommentHandling = JsonCommentHandling.Skip });
-        }
-        catch (JsonException fault)
-        {
-            throw new EspalierException($"{origin} is not valid JSON (line {fault.LineNumber + 1}); download or write it again.", fault);
-        }
-
-        EspalierException.Require(node is JsonObject, $"{origin} holds no JSON object; it must be a net's configuration.");
-        var fields = new ConfigFields((JsonObject)node, origin);
+        ConfigFields fields = ConfigFields.Parse(text, origin, "a net's configuration");
         VisionFamily family = VisionFamily.Named(fields.Text("model_type", ""), origin);
-        int channels = fields.PositiveOr(3, "num_channels");
+        int channels = fields.PositiveOr(3, "num_channels"), side = fields.PositiveOr(family.ImageSize, "image_size");
+        EspalierException.Require(channels <= LargestImage && side <= LargestImage, $"{origin} speaks of images of {side} pixels and {channels} channels; both can be at most {LargestImage}.");
         return new VisionConfig
         {
             ModelType = family.Name,
             Classes = fields.PositiveOr(10, "num_classes"),
             Channels = channels,
-            ImageSize = fields.PositiveOr(family.ImageSize, "image_size"),
+            ImageSize = side,
             Mean = Numbers(fields, "image_mean", channels, 0),
             Deviation = Numbers(fields, "image_std", channels, 1),
             Widths = ReadWidths(fields),

@@ -9,6 +9,9 @@ namespace Espalier.Models.Vision;
 /// </summary>
 internal sealed class VisionGraph
 {
+    private const long LargestMatrix = 1L << 40, LargestWidth = 1 << 28;
+    private const int MostLayers = 20_000;
+
     private readonly List<VisionLayer> _layers = [];
     private readonly List<string> _gateable = [];
     private readonly VisionConfig _config;
@@ -37,11 +40,15 @@ internal sealed class VisionGraph
     {
         EspalierException.Require(input.Shape.Height + (2 * padding) >= kernel && input.Shape.Width + (2 * padding) >= kernel,
             $"The filters of {name} are {kernel}×{kernel}, but only {input.Shape} reaches them; use larger images or fewer pools.");
+        RequireSize(name, _config.WidthOf(name, channels), input.Shape.Channels, kernel);
         return Weighted(new ConvLayer(name, input, _config.WidthOf(name, channels), kernel, stride, padding, bias, gain ?? Gain, _device));
     }
 
-    public VisionLayer Linear(string name, VisionLayer input, long features, double? gain = null) =>
-        Weighted(new LinearLayer(name, input, _config.WidthOf(name, features), gain ?? Gain, _device));
+    public VisionLayer Linear(string name, VisionLayer input, long features, double? gain = null)
+    {
+        RequireSize(name, _config.WidthOf(name, features), input.Shape.Channels, 1);
+        return Weighted(new LinearLayer(name, input, _config.WidthOf(name, features), gain ?? Gain, _device));
+    }
 
     public VisionLayer BatchNorm(string name, VisionLayer input) => Normalized(new BatchNormLayer(name, input, _device));
 
@@ -85,6 +92,7 @@ internal sealed class VisionGraph
     /// <summary>Option A: new channels, half of them before and half behind the old ones, are zero.</summary>
     public VisionLayer PadShortcut(string name, VisionLayer input, long channels, int stride)
     {
+        RequireSize(name, channels, input.Shape.Channels, 1);
         long before = (channels - input.Shape.Channels) / 2;
         IReadOnlyList<int> map = _config.MapOf(name)
             ?? [.. Enumerable.Range(0, (int)channels).Select(c => c - before is var from && from >= 0 && from < input.Shape.Channels ? (int)from : -1)];
@@ -135,6 +143,11 @@ internal sealed class VisionGraph
     /// <summary>Ends the net: what it puts out is not cut.</summary>
     public void Output(VisionLayer last) => last.Channels.Fix();
 
+    // Sizes come from a file that may lie; nothing is taken or computed from them before this.
+    private void RequireSize(string name, long outputs, long inputs, long kernel) => EspalierException.Require(
+        outputs is >= 1 and <= LargestWidth && inputs is >= 1 and <= LargestWidth && (UInt128)(ulong)outputs * (ulong)inputs * (ulong)kernel * (ulong)kernel <= LargestMatrix,
+        $"{_config.Fields.Origin} gives {name} {outputs} outputs of {inputs} inputs{(kernel > 1 ? $" and filters of {kernel}×{kernel}" : "")}, which is no possible size; the file is damaged.");
+
     private ChannelSpace Space(CoupledKind kind, long count) => new(kind, count, _layers.Count);
 
     private VisionLayer Weighted(WeightLayer layer)
@@ -178,6 +191,7 @@ internal sealed class VisionGraph
 
     private VisionLayer Placed(VisionLayer layer, ChannelSpace channels)
     {
+        EspalierException.Require(_layers.Count < MostLayers, $"{_config.Fields.Origin} describes more than {MostLayers} layers; the file is damaged.");
         layer.Channels = channels;
         _layers.Add(layer);
         return layer;

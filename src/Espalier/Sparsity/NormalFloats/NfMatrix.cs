@@ -26,6 +26,7 @@ public sealed class NfMatrix : ICompactWeight
     /// <exception cref="EspalierException">When a part has another length than the format says.</exception>
     public NfMatrix(NfFormat format, int rows, int columns, byte[] codes, byte[] scales, float[] supers, float offset)
     {
+        EspalierException.Require((long)rows * columns <= long.MaxValue / 16, $"A matrix [{rows}, {columns}] is larger than any file; the file is damaged.");
         (long blocks, long groups) = format.Counts((long)rows * columns);
         EspalierException.Require(
             codes.Length == BitStream.Bytes((long)rows * columns, format.Bits) && scales.Length == BitStream.Bytes(blocks, format.ScaleBits) && supers.Length == groups,

@@ -29,6 +29,14 @@ public sealed class NfSource : ICompactSource, IDisposable
             Entry entry = Entry.Parse(name, text);
             string? missing = Parts[..(entry.Rank > 0 ? 6 : 4)].FirstOrDefault(p => !checkpoint.Contains(name + p));
             EspalierException.Require(missing is null, $"{checkpoint.Folder} names the quantised weight {name} but holds no {name}{missing}; write the model again.");
+            RequireShape(name + OffsetPart, 1, null);
+            if (entry.Rank > 0)
+            {
+                RequireShape(name + Left, entry.Rows, entry.Rank);
+                RequireShape(name + Right, entry.Rank, entry.Columns);
+            }
+
+            EspalierException.Require(!checkpoint.Contains(name), $"{checkpoint.Folder} holds {name} quantised and dense; write the model again.");
             _entries.Add(name, entry);
         }
 
@@ -127,6 +135,14 @@ public sealed class NfSource : ICompactSource, IDisposable
     public void Dispose() => _checkpoint.Dispose();
 
     private bool IsPart(string name) => Parts.Any(p => name.EndsWith(p, StringComparison.Ordinal) && _entries.ContainsKey(name[..^p.Length]));
+
+    // One number where only rows are asked for.
+    private void RequireShape(string name, int rows, int? columns)
+    {
+        IReadOnlyList<long> shape = _checkpoint.Info(name).Shape;
+        EspalierException.Require(columns is null ? shape.Aggregate(1L, (a, b) => a * b) == rows : shape.SequenceEqual([rows, columns.Value]),
+            $"{name} in {_checkpoint.Folder} has the shape [{string.Join(", ", shape)}] where {(columns is null ? "one number" : $"[{rows}, {columns}]")} is needed; the file is damaged.");
+    }
 
     private byte[] Bytes(string name)
     {
