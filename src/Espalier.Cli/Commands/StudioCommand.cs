@@ -20,7 +20,7 @@ internal sealed class StudioCommand : EspalierCommand
         : base("studio", "Opens the web studio on this machine: runs as they go, comparisons, models from near, the catalogue.",
             "espalier studio",
             "espalier studio --port 8080 --no-browser --models ./checkpoints",
-            "ESPALIER_STUDIO_TOKEN=$(openssl rand -hex 16) espalier studio --host 0.0.0.0 --certificate studio.p12")
+            "espalier studio --host 0.0.0.0 --certificate studio.p12")
     {
         foreach (Option option in new Option[] { _port, _host, _certificate, _models, _home, _noBrowser })
         {
