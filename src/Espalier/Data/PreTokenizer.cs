@@ -50,7 +50,7 @@ internal sealed class SplitStep(string pattern, SplitBehavior behavior, bool inv
     /// <summary>The pattern, where its matches stay as pieces of their own; else null.</summary>
     public string? Isolating => behavior == SplitBehavior.Isolated && !invert ? pattern : null;
 
-    private readonly Regex regex = new(pattern, RegexOptions.Compiled | RegexOptions.CultureInvariant);
+    private readonly Regex regex = new(pattern, RegexOptions.Compiled | RegexOptions.CultureInvariant, TimeSpan.FromSeconds(5));
 
     /// <inheritdoc/>
     public override void Apply(Piece piece, List<Piece> output)
