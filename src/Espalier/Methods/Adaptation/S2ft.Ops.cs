@@ -53,11 +53,12 @@ public sealed partial record S2ft
         EspalierException.Require(kind is "row" or "column", $"'{kind}' is no kind of s2ft.linear; it is column (outputs) or row (inputs).");
         int axis = kind == "column" ? 0 : 1;
         long start = c.Parameter<long>("start"), end = c.Parameter<long>("end");
-        Tensor x = c.Input("x"), gradient = c.Input("grad_y"), fused = c.Input("weight").clone();
+        Tensor x = c.Input("x").detach().clone().requires_grad_(), fused = c.Input("weight").clone();
         fused.narrow(axis, start, end - start).add_(c.Input("s2"));
-        Tensor y = nn.functional.linear(x, fused, c.Optional("bias"));
-        Tensor part = PartialLinear.PartGradient(gradient, axis == 0 ? x : x.narrow(-1, start, end - start), axis, start, end);
-        return new Dictionary<string, Tensor> { ["y"] = y, ["grad_s2"] = part, ["grad_x"] = gradient.matmul(fused), ["fused_weight"] = fused };
+        using var partial = new PartialLinear(fused, axis, start, end);
+        Tensor y = partial.Forward(x, fused, c.Optional("bias"));
+        (y * c.Input("grad_y")).sum().backward();
+        return new Dictionary<string, Tensor> { ["y"] = y.detach(), ["grad_s2"] = partial.Part.grad!.clone(), ["grad_x"] = x.grad!, ["fused_weight"] = fused };
     }
 
     [ParityOp("s2ft.partial_adamw")]

@@ -207,6 +207,7 @@ internal sealed class S2ftRun : IAdaptationRun
 
     private static void Move(CoupledGroup group, long[] order, Dictionary<string, Parameter> parameters)
     {
+        using var scope = NewDisposeScope();
         foreach (SlicePattern pattern in group.Patterns)
         {
             S2ftPermutation.Move(parameters[pattern.Tensor].detach(), pattern, order);
