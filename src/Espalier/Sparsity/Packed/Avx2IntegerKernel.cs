@@ -34,7 +34,8 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : PairKernel
             bool inPlace = opened != room;
             for (int c = 0; c < 4; c++)
             {
-                products[c] += Scales(row, x, from + c, start, count, scales + c * BlockScales.Chunk * 2);
+                float offset = BlockScales.OfRow(row, TWeights.PlaceBytes, TWeights.ScaleCount, x, from + c, start, count, scales + c * BlockScales.Chunk * 2);
+                products[c] += TWeights.IsOffset ? offset : 0;
             }
 
             for (int b = 0; b < count; b++, places += TWeights.PlaceBytes, sizes += 64, codes += 64)
@@ -133,23 +134,6 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : PairKernel
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static byte* Values(byte* row, int blocks) => row + blocks * (long)(TWeights.PlaceBytes + TWeights.ScaleCount * 2);
-
-    // Products of scales of some blocks; what is to be added where weights are offset.
-    private static float Scales(byte* row, PackedInput x, int vector, int start, int count, float* products)
-    {
-        long block = vector * (long)x.Blocks + start;
-        ushort* stored = (ushort*)(row + x.Blocks * (long)TWeights.PlaceBytes) + start * TWeights.ScaleCount;
-        if (TWeights.ScaleCount == 0)
-        {
-            new ReadOnlySpan<float>(x.Scales + block, count).CopyTo(new Span<float>(products, count));
-            return 0;
-        }
-
-        float offset = TWeights.ScaleCount == 1
-            ? BlockScales.Multiply(stored, x.Scales + block, x.Offsets + block, count, products)
-            : BlockScales.Multiply(stored, x.HalfScales + 2 * block, x.HalfOffsets + 2 * block, 2 * count, products);
-        return TWeights.IsOffset ? offset : 0;
-    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<float> Add(Vector256<sbyte> w0, Vector256<sbyte> w1, byte* sizes, sbyte* codes, float* scales, int b, Vector256<float> sum)

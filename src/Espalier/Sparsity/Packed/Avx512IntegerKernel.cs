@@ -39,11 +39,8 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
             int count = Math.Min(BlockScales.Chunk, blocks - start);
             for (int c = 0; c < 4; c++)
             {
-                float* to = room + c * Room, made = Scales(row, x, from + c, start, count, to, ref products[c]);
-                if (made != to)
-                {
-                    new ReadOnlySpan<float>(made, count).CopyTo(new Span<float>(to, count));
-                }
+                float offset = BlockScales.OfRow(row, TWeights.PlaceBytes, TWeights.ScaleCount, x, from + c, start, count, room + c * Room);
+                products[c] += TWeights.IsOffset ? offset : 0;
             }
 
             One(row + start * (long)TWeights.PlaceBytes, ref values, x.Sizes + at, Signs(x) + at, width, room, count, products);
@@ -145,23 +142,6 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
     /// <summary>The signs of inputs, or the inputs themselves where weights are offset.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     protected static unsafe sbyte* Signs(PackedInput x) => TWeights.IsOffset ? x.Codes : x.Signs;
-
-    /// <summary>The products of scales of some blocks, made in a room or lying ready; adds what is to be added where weights are offset.</summary>
-    protected static unsafe float* Scales(byte* row, PackedInput x, int vector, int start, int count, float* room, ref float sum)
-    {
-        long block = vector * (long)x.Blocks + start;
-        ushort* stored = (ushort*)(row + x.Blocks * (long)TWeights.PlaceBytes) + start * TWeights.ScaleCount;
-        if (TWeights.ScaleCount == 0)
-        {
-            return x.Scales + block;
-        }
-
-        float offset = TWeights.ScaleCount == 1
-            ? BlockScales.Multiply(stored, x.Scales + block, x.Offsets + block, count, room)
-            : BlockScales.Multiply(stored, x.HalfScales + 2 * block, x.HalfOffsets + 2 * block, 2 * count, room);
-        sum += TWeights.IsOffset ? offset : 0;
-        return room;
-    }
 
     /// <summary>Adds a block's products: with signs of inputs, or with inputs where weights are offset.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

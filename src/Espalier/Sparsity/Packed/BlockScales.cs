@@ -10,6 +10,31 @@ internal static unsafe class BlockScales
     /// <summary>The blocks whose products a kernel makes before it multiplies them.</summary>
     public const int Chunk = 64;
 
+    /// <summary>The products of scales of some blocks of a row with one vector of a few.</summary>
+    /// <param name="row">The row.</param>
+    /// <param name="placeBytes">The bytes per block that say where values belong.</param>
+    /// <param name="scaleCount">The scales per block: 0 (the inputs' own are copied), 1 or 2.</param>
+    /// <param name="x">The inputs.</param>
+    /// <param name="vector">Which of them.</param>
+    /// <param name="start">The first block.</param>
+    /// <param name="count">How many.</param>
+    /// <param name="products">Room for them.</param>
+    /// <returns>What is to be added where weights are offset.</returns>
+    public static float OfRow(byte* row, int placeBytes, int scaleCount, PackedInput x, int vector, int start, int count, float* products)
+    {
+        long block = (vector * (long)x.Blocks) + start;
+        if (scaleCount == 0)
+        {
+            new ReadOnlySpan<float>(x.Scales + block, count).CopyTo(new Span<float>(products, count));
+            return 0;
+        }
+
+        ushort* stored = (ushort*)(row + (x.Blocks * (long)placeBytes)) + (start * scaleCount);
+        return scaleCount == 1
+            ? Multiply(stored, x.Scales + block, x.Offsets + block, count, products)
+            : Multiply(stored, x.HalfScales + (2 * block), x.HalfOffsets + (2 * block), 2 * count, products);
+    }
+
     /// <summary>Multiplies scales.</summary>
     /// <param name="stored">bfloat16 scales of weights.</param>
     /// <param name="scales">As many scales of inputs.</param>

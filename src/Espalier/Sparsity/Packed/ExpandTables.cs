@@ -2,11 +2,11 @@ using System.Runtime.InteropServices;
 
 namespace Espalier.Sparsity.Packed;
 
-/// <summary>Tables by eight mask bits that say where each of eight columns finds its value among the kept ones; 0x80 (pshufb: zero) where none was.</summary>
+/// <summary>Tables by mask bits that say where each of as many columns finds its value among the kept ones; 0x80 (pshufb: zero) where none was.</summary>
 internal static unsafe class ExpandTables
 {
     /// <summary>Orders of 16-bit values, 16 bytes each.</summary>
-    public static readonly byte* Words = Make(16, 2, 0);
+    public static readonly byte* Words = Make(8, 2, 0);
 
     /// <summary>Orders of bytes, 8 bytes each.</summary>
     public static readonly byte* Low = Make(8, 1, 0);
@@ -14,40 +14,21 @@ internal static unsafe class ExpandTables
     /// <summary>The same for values that lie 8 bytes further.</summary>
     public static readonly byte* High = Make(8, 1, 8);
 
-    private static byte* Make(int width, int size, int shift)
+    /// <summary>By four mask bits: orders of 32-bit values, 16 bytes each.</summary>
+    public static readonly byte* Quads = Make(4, 4, 0);
+
+    private static byte* Make(int columns, int size, int shift)
     {
-        byte* table = (byte*)NativeMemory.AlignedAlloc((nuint)(256 * width), 64);
-        for (int mask = 0; mask < 256; mask++)
+        int masks = 1 << columns, width = columns * size;
+        byte* table = (byte*)NativeMemory.AlignedAlloc((nuint)(masks * width), 64);
+        for (int mask = 0; mask < masks; mask++)
         {
-            for (int column = 0, next = 0; column < 8; column++)
+            for (int column = 0, next = 0; column < columns; column++)
             {
                 bool kept = (mask >> column & 1) != 0;
                 for (int b = 0; b < size; b++)
                 {
                     table[mask * width + column * size + b] = kept ? (byte)(next * size + b + shift) : (byte)0x80;
-                }
-
-                next += kept ? 1 : 0;
-            }
-        }
-
-        return table;
-    }
-
-    /// <summary>By four mask bits: orders of 32-bit values, 16 bytes each.</summary>
-    public static readonly byte* Quads = MakeQuads();
-
-    private static byte* MakeQuads()
-    {
-        byte* table = (byte*)NativeMemory.AlignedAlloc(16 * 16, 64);
-        for (int mask = 0; mask < 16; mask++)
-        {
-            for (int column = 0, next = 0; column < 4; column++)
-            {
-                bool kept = (mask >> column & 1) != 0;
-                for (int b = 0; b < 4; b++)
-                {
-                    table[mask * 16 + column * 4 + b] = kept ? (byte)(next * 4 + b) : (byte)0x80;
                 }
 
                 next += kept ? 1 : 0;

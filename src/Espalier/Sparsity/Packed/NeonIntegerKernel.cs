@@ -24,7 +24,7 @@ internal sealed unsafe class NeonIntegerKernel<TWeights> : PairKernel
             byte* opened = TWeights.Open(places, ref values, count, room), next = opened;
             for (int c = 0; c < 4; c++)
             {
-                Scales(row, x, from + c, start, count, scales + (c * BlockScales.Chunk * 2));
+                BlockScales.OfRow(row, TWeights.PlaceBytes, TWeights.ScaleCount, x, from + c, start, count, scales + (c * BlockScales.Chunk * 2));
             }
 
             sbyte* codes = x.Codes + (from * width) + (start * 64L);
@@ -77,7 +77,7 @@ internal sealed unsafe class NeonIntegerKernel<TWeights> : PairKernel
         {
             int count = Math.Min(BlockScales.Chunk, x.Blocks - start);
             byte* opened = TWeights.Open(places, ref values, count, room), next = opened;
-            Scales(row, x, 0, start, count, scales);
+            BlockScales.OfRow(row, TWeights.PlaceBytes, TWeights.ScaleCount, x, 0, start, count, scales);
             sum += Part(places, ref next, x.Codes + (start * 64L), scales, count);
             values = opened == room ? values : next;
         }
@@ -102,24 +102,6 @@ internal sealed unsafe class NeonIntegerKernel<TWeights> : PairKernel
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static byte* Values(byte* row, int blocks) => row + (blocks * (long)(TWeights.PlaceBytes + (TWeights.ScaleCount * 2)));
-
-    private static void Scales(byte* row, PackedInput x, int vector, int start, int count, float* products)
-    {
-        long block = (vector * (long)x.Blocks) + start;
-        ushort* stored = (ushort*)(row + (x.Blocks * (long)TWeights.PlaceBytes)) + (start * TWeights.ScaleCount);
-        if (TWeights.ScaleCount == 0)
-        {
-            new ReadOnlySpan<float>(x.Scales + block, count).CopyTo(new Span<float>(products, count));
-        }
-        else if (TWeights.ScaleCount == 1)
-        {
-            BlockScales.Multiply(stored, x.Scales + block, x.Offsets + block, count, products);
-        }
-        else
-        {
-            BlockScales.Multiply(stored, x.HalfScales + (2 * block), x.HalfOffsets + (2 * block), 2 * count, products);
-        }
-    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector128<float> Add(in Block64 w, sbyte* codes, float* scales, int b, Vector128<float> sum)
