@@ -117,7 +117,7 @@ internal sealed partial class AdaptCommand : EspalierCommand
             context.Progress.Say($"{Text.Count(model.ParameterCount)} parameters, {Text.Count(tokens.Length)} tokens of text.");
             double[] before = Measure(model);
             Func<Tensor> probe = AdapterMerge.Probe(model);
-            using AdaptationResult result = Guarded(() => training.Run(method, model, tokens, masks, cancellation), context);
+            using AdaptationResult result = TrainCommand.Guarded(() => training.Run(method, model, tokens, masks, cancellation), context);
             double[] after = Measure(model);
             using Tensor beside = probe();
             Save(result.Adapter, output);
@@ -161,7 +161,7 @@ internal sealed partial class AdaptCommand : EspalierCommand
             context.Progress.Say($"{Text.Count(net.ParameterCount)} parameters, {Text.Count(images.Count)} images.");
             double[] before = Measure();
             Func<Tensor> probe = AdapterMerge.Probe(net);
-            using AdaptationResult result = Guarded(() => training.Run(method, net, images, masks, cancellation), context);
+            using AdaptationResult result = TrainCommand.Guarded(() => training.Run(method, net, images, masks, cancellation), context);
             double[] after = Measure();
             using Tensor beside = probe();
             Save(result.Adapter, output);
@@ -201,18 +201,5 @@ internal sealed partial class AdaptCommand : EspalierCommand
         EspalierException.Require(difference <= 1e-3 * size, string.Create(CultureInfo.InvariantCulture,
             $"The adapter that was written does not answer as the one that was trained: logits differ by {difference:G3} on the probe batch; this is a fault of the method, please report it."));
         return difference;
-    }
-
-    private static AdaptationResult Guarded(Func<AdaptationResult> train, CommandContext context)
-    {
-        try
-        {
-            return train();
-        }
-        catch (OperationCanceledException)
-        {
-            context.Progress.Say("The state is saved; the same command with --resume goes on from here.");
-            throw;
-        }
     }
 }

@@ -146,7 +146,7 @@ internal sealed partial class TrainCommand : EspalierCommand
         }
     }
 
-    private static TrainingResult Guarded(Func<TrainingResult> train, CommandContext context)
+    internal static T Guarded<T>(Func<T> train, CommandContext context)
     {
         try
         {
