@@ -8,26 +8,21 @@ namespace Espalier.Recipes;
 /// <param name="words">Which, as <see cref="NetSelection.Parameters"/> reads them; "*" is all.</param>
 internal sealed class PlainTuning(params IReadOnlyList<string> words) : IAdaptation
 {
-    /// <summary>Makes the optimiser; null takes the options'.</summary>
-    public Func<IReadOnlyList<OptimizedParameter>, IOptimizer>? Optimizer { get; init; }
-
     /// <inheritdoc/>
     public void Check(IReadOnlyList<NetWeight> weights, TrainingOptions options)
     {
     }
 
     /// <inheritdoc/>
-    public IAdaptationRun Begin(AdaptationContext context) => new Tuning(words, NetSelection.Parameters(context, words), Optimizer);
+    public IAdaptationRun Begin(AdaptationContext context) => new Tuning(words, NetSelection.Parameters(context, words));
 
-    private sealed class Tuning(IReadOnlyList<string> words, IReadOnlyList<(string Name, Parameter Value)> trainable, Func<IReadOnlyList<OptimizedParameter>, IOptimizer>? optimizer) : IAdaptationRun
+    private sealed class Tuning(IReadOnlyList<string> words, IReadOnlyList<(string Name, Parameter Value)> trainable) : IAdaptationRun
     {
         public string Name => "plain tuning";
 
         public string Description => $"plain tuning of {string.Join(", ", words)}";
 
         public IReadOnlyList<(string Name, Parameter Value)> Trainable => trainable;
-
-        public Func<IReadOnlyList<OptimizedParameter>, IOptimizer>? Optimizer => optimizer;
 
         public void Save(string folder) => throw new EspalierException("A recipe's baseline is not saved.");
 

@@ -73,17 +73,15 @@ public sealed partial class SstRecipe : Recipe
         var options = new TrainingOptions { Steps = smoke ? 3 : 400, WarmupSteps = smoke ? 0 : 20 };
         var sst = new Sst { Rank = Rank, Exchange = smoke ? 1 : Exchange, Warmup = Warmup };
         var measured = new List<Measurement>();
-        string[] rest = Names(maps: false);
-        var maps = Names(maps: true).ToHashSet(StringComparer.Ordinal);
+        string[] rest = Rest();
         var lora = new Lora { Rank = Rank, Alpha = 2 * Rank, Train = rest };
         Func<LanguageModel, ITrainingHook> merging = model => new ReLora(NetWeight.Of(model), smoke ? 2 : 100, smoke ? 1 : 10, seed);
         var full = new PlainTuning("*");
-        var galore = new PlainTuning("*") { Optimizer = p => new GaloreOptimizer(p, maps, Rank, 50) };
         double spectral = Best(SstArm, sst, [1e-3, 3e-3, 1e-2]), low = Best(LoraArm, lora, [3e-3, 1e-2, 3e-2]);
         Arm(Full, full, Best(Full, full, [1e-3, 3e-3, 1e-2]));
         Arm(LoraArm, lora, low);
         Arm(ReLoraArm, lora, low, merging);
-        Arm(Galore, galore, Best(Galore, galore, [3e-3, 1e-2, 3e-2]));
+        Arm(Galore, full, Best(Galore, full, [3e-3, 1e-2, 3e-2]));
         Arm(SstArm, sst, spectral);
         Arm(Default, sst with { Enhanced = false }, spectral);
         Arm(NoSvd, sst with { Redecompose = false }, spectral);
@@ -94,11 +92,11 @@ public sealed partial class SstRecipe : Recipe
 
         Tensor Windows(int part) => tensor([.. Ids(unseen).Skip(part * windows * Length).Take(windows * Length).Select(i => (long)i)], ScalarType.Int64).view(windows, Length);
 
-        string[] Names(bool maps)
+        string[] Rest()
         {
             using LanguageModel model = LanguageModel.Random(config, seed, context.Device);
             var own = NetWeight.Of(model).Select(w => w.Name).ToHashSet(StringComparer.Ordinal);
-            return [.. model.Tensors.Select(t => t.Name).Where(n => own.Contains(n) == maps)];
+            return [.. model.Tensors.Select(t => t.Name).Where(n => !own.Contains(n))];
         }
 
         // The rate is chosen by short trials on text of its own.
@@ -118,7 +116,7 @@ public sealed partial class SstRecipe : Recipe
         {
             using var scope = NewDisposeScope();
             using LanguageModel model = LanguageModel.Random(config, seed, context.Device);
-            var training = new AdaptationTraining(own with { LearningRate = rate }) { Batch = smoke ? 2 : Batch, Length = Length, Seed = seed, Hooks = hook is null ? [] : [hook(model)] };
+            var training = new AdaptationTraining(own with { LearningRate = rate }) { Batch = smoke ? 2 : Batch, Length = Length, Seed = seed, Hooks = hook is null ? [] : [hook(model)], Optimizer = name == Galore ? new Methods.Adaptation.Galore { Rank = Rank, UpdateProjGap = 50, Epsilon = 1e-8 } : null };
             using AdaptationResult result = training.Run(method, model, tokens, cancellation: context.Cancellation);
             double perplexity = Perplexity.Evaluate(model, windows, cancellation: context.Cancellation).Value;
             context.Progress.Say(FormattableString.Invariant($"  {name}: perplexity {perplexity:F3} at {rate} after {own.Steps} steps"));
