@@ -15,6 +15,19 @@ public sealed class OptimizerParts(IReadOnlyList<(string Name, IOptimizer Optimi
     public IOptimizer this[string name] => parts.Single(p => p.Name == name).Optimizer;
 
     /// <inheritdoc/>
+    public double DecayMultiplier
+    {
+        get => parts.Count == 0 ? 1 : parts[0].Optimizer.DecayMultiplier;
+        set
+        {
+            foreach ((_, IOptimizer optimizer) in parts)
+            {
+                optimizer.DecayMultiplier = value;
+            }
+        }
+    }
+
+    /// <inheritdoc/>
     public void Step(double learningRate)
     {
         foreach ((_, IOptimizer optimizer) in parts)
@@ -29,6 +42,15 @@ public sealed class OptimizerParts(IReadOnlyList<(string Name, IOptimizer Optimi
         foreach ((_, IOptimizer optimizer) in parts)
         {
             optimizer.Forget(name, pruned);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Restart(string name)
+    {
+        foreach ((_, IOptimizer optimizer) in parts)
+        {
+            optimizer.Restart(name);
         }
     }
 

@@ -83,6 +83,9 @@ public sealed class ProjectedAdamW : IOptimizer
     public string Description => $"galore {_how}";
 
     /// <inheritdoc/>
+    public double DecayMultiplier { get; set; } = 1;
+
+    /// <inheritdoc/>
     public void Step(double learningRate)
     {
         using var frozen = no_grad();
@@ -96,7 +99,7 @@ public sealed class ProjectedAdamW : IOptimizer
             }
 
             double rate = learningRate * parameter.Group.RateMultiplier;
-            double decay = _how.WeightDecay * parameter.Group.DecayMultiplier;
+            double decay = _how.WeightDecay * parameter.Group.DecayMultiplier * DecayMultiplier;
             Tensor w = UnitRows.Of(parameter.Value.detach(), _inputsFirst[i]);
             Tensor low = _projectors[i].Project(UnitRows.Of(gradient, _inputsFirst[i]), _moments.Updates(i));
             (long t, Tensor[] slots) = _moments.Advance(i);
@@ -109,6 +112,9 @@ public sealed class ProjectedAdamW : IOptimizer
             }
         }
     }
+
+    /// <inheritdoc/>
+    public void Restart(string name) => _moments.Restart(name);
 
     /// <inheritdoc/>
     public IReadOnlyList<(string Name, Tensor Value)> SaveState() =>

@@ -49,6 +49,9 @@ public sealed class WeightNormAdamW : IOptimizer
     public string Description => $"gradnormlorp {(_persistent ? "persistent" : "official")} {_how}";
 
     /// <inheritdoc/>
+    public double DecayMultiplier { get; set; } = 1;
+
+    /// <inheritdoc/>
     public void Step(double learningRate)
     {
         using var frozen = no_grad();
@@ -145,7 +148,7 @@ public sealed class WeightNormAdamW : IOptimizer
     private void Step(int index, Tensor gradient, double learningRate)
     {
         ParameterGroup group = _parameters[index].Group;
-        (double rate, double decay) = (learningRate * group.RateMultiplier, _how.WeightDecay * group.DecayMultiplier);
+        (double rate, double decay) = (learningRate * group.RateMultiplier, _how.WeightDecay * group.DecayMultiplier * DecayMultiplier);
         Tensor v = Direction(index), n = Norm(v), alive = n.gt(Tiny);
         Tensor g = _persistent ? Magnitude(index) : n.clone();
         (Tensor gv, Tensor gg) = ExactGradients(v, g, gradient);
