@@ -29,7 +29,7 @@ public sealed class GradNormLorpRecipe : Recipe
     /// <summary>The best rate of each arm on seed 0.</summary>
     private static readonly IReadOnlyDictionary<string, double> Rates = new Dictionary<string, double>
     {
-        [Full] = 1e-2, [FromLora] = 1e-2, [Projected] = 3e-2, [Persistent] = 3e-2, [Official] = 3e-2, [EightBits] = 3e-2,
+        [Full] = 3e-3, [FromLora] = 1e-2, [Projected] = 3e-2, [Persistent] = 1e-2, [Official] = 3e-2, [EightBits] = 1e-2,
     };
 
     /// <inheritdoc/>
