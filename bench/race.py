@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The race: who decodes the most tokens per second from the same weights? Packed models (bit masks of 50 and 70 %, 2:4; bf16, int8,
 int4), our dense ones, and llama.cpp. All contenders of a model are in memory at once and take turns; medians are printed with the bytes
-that a token reads and the share of the machine's read bandwidth that this makes.
+that a token reads and the share of the machine's read bandwidth that this makes. Beside each stands the perplexity of the small real model
+(assets/default-model) in that format, pruned with SparseGPT where the format is sparse. PyTorch takes part where python3 has it.
 
   bench/race.sh [--quick] [--work FOLDER] [--out FOLDER] [--rounds 5] [--threads 1,2] [--models small,large]
 
@@ -55,10 +56,11 @@ def contenders(model, work):
     for type, rival in TYPES.items():
         for source in SOURCES:
             code = "2:4" if source == "2:4" and type != "bf16" else "bitmask"
-            name = f"2:4 {type}" if code == "2:4" else f"bitmask of 2:4 {type}" if source == "2:4" else f"bitmask {source} % {type}"
             path = once(os.path.join(folder, f"packed-{source.replace(':', '-')}-{type}"), lambda to: espalier("pack", dense[source], "--type", type, "--code", code, "--out", to))
-            found.append((name, "packed", rival, path))
+            found.append((packed_name(source, type), "packed", rival, path))
     found.append(("dense f32 (libtorch)", "dense", "f16", dense["50"]))
+    if TORCH:
+        found.append(("dense f32", "PyTorch", "f16", dense["50"]))
     for type in ("int8", "int4"):
         path = once(os.path.join(folder, f"packed-dense-{type}"), lambda to: espalier("pack", dense["50"], "--type", type, "--code", "dense", "--out", to))
         found.append((f"dense {type}", "dense", TYPES[type], path))
@@ -68,9 +70,52 @@ def contenders(model, work):
     return found
 
 
+def quality(work):
+    """The perplexity of the small real model in each format, by contender's name."""
+    folder = os.path.join(work, "quality")
+    os.makedirs(folder, exist_ok=True)
+    model, text = os.path.join(ROOT, "assets", "default-model"), os.path.join(ROOT, "assets", "austen")
+    windows = once(os.path.join(folder, "windows.json"), lambda to: subprocess.run(
+        ["dotnet", PROGRAM, "windows", model, os.path.join(text, "heldout.jsonl"), "48", "128", to], check=True))
+    pruned = {s: once(os.path.join(folder, f"pruned-{s.replace(':', '-')}"), lambda to: espalier(
+        "prune", model, "--criterion", "sparsegpt", *SOURCES[s], "--calibration", os.path.join(text, "train.jsonl"), "--samples", "64", "--length", "128", "--out", to)) for s in SOURCES}
+    made = {"dense f32 (libtorch)": ("dense", model), "dense f32": ("dense", model)}
+    for type, rival in TYPES.items():
+        for source in SOURCES:
+            code = "2:4" if source == "2:4" and type != "bf16" else "bitmask"
+            path = once(os.path.join(folder, f"packed-{source.replace(':', '-')}-{type}"), lambda to: espalier("pack", pruned[source], "--type", type, "--code", code, "--out", to))
+            made[packed_name(source, type)] = ("packed", path)
+        if type != "bf16":
+            made[f"dense {type}"] = ("dense", once(os.path.join(folder, f"packed-dense-{type}"), lambda to: espalier("pack", model, "--type", type, "--code", "dense", "--out", to)))
+        made[rival] = ("llama.cpp", once(os.path.join(folder, f"llama-{rival}.gguf"), lambda to: espalier("export", model, "--type", rival, "--out", to)))
+    found = {}
+    for name, (side, path) in made.items():
+        worker = Worker(side, path)
+        found[name] = worker.ask("perplexity", windows)
+        worker.close()
+        print(f"  perplexity of {name}: {found[name]:.2f}", file=sys.stderr)
+    return found
+
+
+def packed_name(source, type):
+    return (f"2:4 {type}" if type != "bf16" else f"bitmask of 2:4 {type}") if source == "2:4" else f"bitmask {source} % {type}"
+
+
+def python_with_torch():
+    """A Python that has PyTorch; None where there is none."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        if os.path.exists(python) and subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0:
+            return python
+    return None
+
+
+TORCH = python_with_torch()
+
+
 class Worker:
     def __init__(self, side, path):
-        command = ["node", os.path.join(ROOT, "bench", "race_llama.mjs"), LLAMA, path] if side == "llama.cpp" else ["dotnet", PROGRAM, "serve", path]
+        command = {"llama.cpp": ["node", os.path.join(ROOT, "bench", "race_llama.mjs"), LLAMA, path], "PyTorch": [TORCH, os.path.join(ROOT, "bench", "race_torch.py"), path]}.get(
+            side, ["dotnet", PROGRAM, "serve", path])
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.answer("ready")
 
@@ -101,7 +146,7 @@ def turns(workers, rounds, warm_ups, *words):
     return answers
 
 
-def race(model, chosen, result):
+def race(model, chosen, perplexities, result):
     made, prompt = chosen.tokens or MODELS[model][1], MODELS[model][2]
     entries = contenders(model, chosen.work)
     bytes = {name: int(subprocess.run(["dotnet", PROGRAM, "bytes", path], check=True, capture_output=True, text=True).stdout) for name, _, _, path in entries}
@@ -116,7 +161,7 @@ def race(model, chosen, result):
                 result["rows"].append({
                     "model": model, "contender": name, "side": side, "threads": threads, "tokensPerSecond": medians[name],
                     "least": min(answers[name]), "most": max(answers[name]), "bytesPerToken": bytes[name],
-                    "rival": rival, "speedUp": medians[name] / medians[rival] if rival else None})
+                    "rival": rival, "perplexity": perplexities.get(name), "speedUp": medians[name] / medians[rival] if rival else None})
         if not chosen.no_prompts:
             threads, tokens = max(chosen.threads), 512
             answers = turns({name: workers[name] for name in PROMPT}, chosen.rounds, 0, "prompt", threads, tokens)
@@ -147,11 +192,11 @@ def show(result):
     for threads, speed in result["bandwidth"].items():
         print(f"read bandwidth, {threads} thread(s): {speed:.1f} GB/s")
     for model, threads in dict.fromkeys((r["model"], r["threads"]) for r in result["rows"]):
-        print(f"\n{model}, {threads} thread(s)\n{'contender':24} {'':10} {'tokens/s':>9} {'slowest':>8} {'fastest':>8} {'MB/token':>9} {'bandwidth':>9}  against")
+        print(f"\n{model}, {threads} thread(s)\n{'contender':24} {'':10} {'tokens/s':>9} {'slowest':>8} {'fastest':>8} {'MB/token':>9} {'bandwidth':>9} {'perplexity':>10}  against")
         for r in result["rows"]:
             if (r["model"], r["threads"]) == (model, threads):
                 against = f"{r['speedUp']:.2f} x {r['rival']}" if r["rival"] else ""
-                print(f"{r['contender']:24} {r['side']:10} {r['tokensPerSecond']:9.2f} {r['least']:8.2f} {r['most']:8.2f} {r['bytesPerToken'] / 1e6:9.1f} {r['bandwidthShare']:9.0%}  {against}")
+                print(f"{r['contender']:24} {r['side']:10} {r['tokensPerSecond']:9.2f} {r['least']:8.2f} {r['most']:8.2f} {r['bytesPerToken'] / 1e6:9.1f} {r['bandwidthShare']:9.0%} {r['perplexity']:10.2f}  {against}")
     for p in result["prompts"]:
         print(f"{'prompt' if p is not result['prompts'][0] else chr(10) + 'prompt'} of {p['tokens']} tokens, {p['model']}, {p['threads']} thread(s): {p['contender']:24} {p['tokensPerSecond']:8.1f} tokens/s, {p['againstDense']:.2f} x dense")
     for t in result["targets"]:
@@ -162,7 +207,8 @@ def versions():
     with open(os.path.join(LLAMA, "version")) as file:
         llama = file.read().strip()
     dotnet = subprocess.run(["dotnet", "--version"], check=True, capture_output=True, text=True).stdout.strip()
-    return f".NET SDK {dotnet}, llama.cpp of node-llama-cpp {llama}, {datetime.date.today()}"
+    torch = subprocess.run([TORCH, "-c", "import torch; print(torch.__version__)"], check=True, capture_output=True, text=True).stdout.strip() if TORCH else None
+    return f".NET SDK {dotnet}, llama.cpp of node-llama-cpp {llama}, {f'PyTorch {torch}, ' if torch else ''}{datetime.date.today()}"
 
 
 def machine():
@@ -191,8 +237,9 @@ def main():
     for model in chosen.models:
         contenders(model, chosen.work)  # all are made before the first is timed
     print(f"  models are ready after {time.time() - began:.0f} s", file=sys.stderr)
+    perplexities = quality(chosen.work)
     for model in chosen.models:
-        race(model, chosen, result)
+        race(model, chosen, perplexities, result)
         print(f"  {model} is done after {time.time() - began:.0f} s", file=sys.stderr)
     result["bandwidth"] = {threads: statistics.median(reads) for threads, reads in result.pop("reads").items()}
     for row in result["rows"]:

@@ -1,10 +1,12 @@
 // llama.cpp's side of bench/race.py: holds one GGUF file and answers "decode THREADS NEW PROMPT" and "prompt THREADS TOKENS" with
 // tokens per second. As llama-bench does, it feeds fixed tokens and computes the logits after each, without sampling from them; it
 // works on the bare context of node-llama-cpp, so that a step costs no scheduling in JavaScript.
+// "perplexity WINDOWS.json" is that of windows of token ids, each scored alone.
 //   node race_llama.mjs ARTIFACTS/llama-cpp FILE.gguf
 import { pathToFileURL } from "node:url";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { readFileSync } from "node:fs";
 
 const [folder, file] = process.argv.slice(2);
 const { getLlama, LlamaLogLevel } = await import(pathToFileURL(join(folder, "node_modules/node-llama-cpp/dist/index.js")));
@@ -35,9 +37,25 @@ async function measure(threads, made, prompt) {
     return { reading, writing };
 }
 
+async function perplexity(windows) {
+    let sum = 0, count = 0;
+    const sequence = context.getSequence();
+    for (const window of windows) {
+        await sequence.clearHistory();
+        const asked = window.map((id, i) => i === window.length - 1 ? id : [id, { generateNext: { probabilities: true, options: { temperature: 0 } } }]);
+        const answers = await sequence.controlledEvaluate(asked);
+        for (let i = 0; i + 1 < window.length; i++, count++) sum -= Math.log(answers[i].next.probabilities.get(window[i + 1]));
+    }
+    return Math.exp(sum / count);
+}
+
 console.log("ready");
 for await (const line of createInterface({ input: process.stdin })) {
     const [word, ...numbers] = line.split(" ");
+    if (word === "perplexity") {
+        console.log(String(await perplexity(JSON.parse(readFileSync(numbers[0], "utf8")))));
+        continue;
+    }
     const [threads, first, second] = numbers.map(Number);
     const { reading, writing } = word === "decode" ? await measure(threads, first, second) : await measure(threads, 1, first);
     console.log(String(word === "decode" ? writing : reading));

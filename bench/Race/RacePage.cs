@@ -62,9 +62,9 @@ internal static class RacePage
     }
 
     private static DataTable Table(RaceRow[] rows) => new(
-        [new("contender"), new(""), new("tokens/s", true), new("slowest to fastest", true), new("MB per token", true), new("of the bandwidth", true), new("against"), new("speed-up", true)],
+        [new("contender"), new(""), new("tokens/s", true), new("slowest to fastest", true), new("MB per token", true), new("of the bandwidth", true), new("perplexity of the small model", true), new("against"), new("speed-up", true)],
         [.. rows.Select(r => (IReadOnlyList<string>)[r.Contender, r.Side, Number(r.TokensPerSecond), $"{Number(r.Least)} to {Number(r.Most)}",
-            (r.BytesPerToken / 1e6).ToString("0.0", CultureInfo.InvariantCulture), (r.BandwidthShare * 100).ToString("0", CultureInfo.InvariantCulture) + " %", r.Rival ?? "", r.SpeedUp is { } by ? Number(by) : ""])]);
+            (r.BytesPerToken / 1e6).ToString("0.0", CultureInfo.InvariantCulture), (r.BandwidthShare * 100).ToString("0", CultureInfo.InvariantCulture) + " %", r.Perplexity is { } p ? p.ToString("0.00", CultureInfo.InvariantCulture) : "", r.Rival ?? "", r.SpeedUp is { } by ? Number(by) : ""])]);
 
     private static string Number(double value) => value.ToString(value >= 100 ? "0" : value >= 10 ? "0.0" : "0.00", CultureInfo.InvariantCulture);
 

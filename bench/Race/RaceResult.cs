@@ -22,9 +22,10 @@ internal sealed record RaceResult(string Machine, string Versions, bool Quick, i
 /// <param name="BytesPerToken">The weights' bytes that a token reads.</param>
 /// <param name="BandwidthShare">Bytes per token × tokens per second ÷ bandwidth.</param>
 /// <param name="Rival">The type of llama.cpp that it competes with; null for none.</param>
+/// <param name="Perplexity">Of the small real model in the same format, by the same reader; null for none.</param>
 /// <param name="SpeedUp">Against that: the ratio of medians; null for none.</param>
 internal sealed record RaceRow(string Model, string Contender, string Side, int Threads, double TokensPerSecond, double Least, double Most,
-    long BytesPerToken, double BandwidthShare, string? Rival, double? SpeedUp);
+    long BytesPerToken, double BandwidthShare, string? Rival, double? Perplexity, double? SpeedUp);
 
 /// <param name="Model">Which model.</param>
 /// <param name="Contender">Who reads the prompt.</param>

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.Json;
 using Espalier.Checkpoints;
 using Espalier.Evaluation;
 using Espalier.Models;
@@ -9,7 +10,7 @@ using static TorchSharp.torch;
 namespace Espalier.Race;
 
 /// <summary>Holds one model, or none, and answers lines: "decode THREADS NEW PROMPT" and "prompt THREADS TOKENS" with tokens per second,
-/// "bandwidth THREADS" with gigabytes per second.</summary>
+/// "bandwidth THREADS" with gigabytes per second, "perplexity WINDOWS.json" with that of windows of token ids.</summary>
 internal sealed class Worker : IDisposable
 {
     private readonly LanguageModel? model;
@@ -34,6 +35,12 @@ internal sealed class Worker : IDisposable
         while (Console.ReadLine() is { } line)
         {
             string[] words = line.Split(' ');
+            if (words is ["perplexity", var windows])
+            {
+                Console.WriteLine(Score(windows).ToString("R", CultureInfo.InvariantCulture));
+                continue;
+            }
+
             int[] numbers = [.. words.Skip(1).Select(w => int.Parse(w, CultureInfo.InvariantCulture))];
             set_num_threads(numbers[0]);
             double answer = words[0] switch
@@ -51,6 +58,13 @@ internal sealed class Worker : IDisposable
     {
         model?.Dispose();
         bandwidth?.Dispose();
+    }
+
+    private double Score(string file)
+    {
+        using var scope = NewDisposeScope();
+        long[][] windows = JsonSerializer.Deserialize<long[][]>(File.ReadAllText(file))!;
+        return Perplexity.Evaluate(model!, tensor(windows.SelectMany(w => w).ToArray()).view(windows.Length, -1)).Value;
     }
 
     // One run; the driver repeats, in turns with the others, and leaves the first out.

@@ -62,7 +62,7 @@ public static class ReproductionPage
             lines.Add("");
         }
 
-        lines.Add($"Verdict: **{report.Verdict}** ({report.Size}, {Seeds(report)}; {report.Machine["processor"]}, {report.Machine["cores"]} cores).");
+        lines.Add($"Verdict: **{report.Verdict}** ({report.Size}, {Seeds(report)}; {report.Machine["processor"]}, {report.Machine["cores"]} {(report.Machine["cores"] == "1" ? "core" : "cores")}).");
         return string.Join("\n", lines) + "\n";
 
         static string Line(IEnumerable<string> cells) => $"| {string.Join(" | ", cells.Select(c => c.Replace("|", "\\|", StringComparison.Ordinal)))} |";

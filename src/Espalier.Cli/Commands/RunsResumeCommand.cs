@@ -70,7 +70,7 @@ internal static class ResumeWords
         IReadOnlyList<string> words = [.. Of(run).Where(w => w is not (Resume or Fresh))];
         EspalierException.Require(words.Count > 0, $"Run {run.ShortId} was not started from a command line, so there is none to give again.");
         bool knows = CommandList.All().FirstOrDefault(c => c.Name == run.Command)?.Options.Any(o => o.Name == Resume) == true;
-        return knows && run.Folder.Length > 0 && TrainingLoop.HasState(Path.Combine(run.Folder, TrainingState)) ? [.. words, Resume] : words;
+        return knows && run.Folder.Length > 0 && TrainingStates.Any(Path.Combine(run.Folder, TrainingState)) ? [.. words, Resume] : words;
     }
 
     /// <summary>Whether a command keeps what it has finished; the others begin anew.</summary>

@@ -28,17 +28,17 @@ internal sealed partial class TrainCommand
         return PlanWords.Method<IVisionMethod>(word, set);
     }
 
-    private int RunMethod(IVisionMethod method, ParseResult parsed, TrainingOptions options, string start, string output, CommandContext context, CancellationToken cancellation)
+    private int RunMethod(IVisionMethod method, ParseResult parsed, TrainingOptions options, string start, string output, string state, CommandContext context, CancellationToken cancellation)
     {
         string[] data = parsed.GetRequiredValue(_data);
         EspalierException.Require(data.Length == 1, "A vision net is trained on the images of one --data.");
-        EspalierException.Require(!parsed.GetValue(_resume) && parsed.GetValue(_stopAfter) is null, "A --method runs from start to end; leave out --resume and --stop-after.");
+        EspalierException.Require(parsed.GetValue(_stopAfter) is null, "A --method has trainings of its own, so that --stop-after would not say which; leave it out (Ctrl-C stops, and --resume goes on).");
         using VisionModel model = VisionModel.Load(start, context.Device);
         method.Check(model, options);
         using ImageTensors images = VisionWords.Images(data[0], model.Config, null, context, cancellation);
         using ImageTensors? test = parsed.GetValue(_evalData) is { } reference ? VisionWords.Images(reference, model.Config, null, context, cancellation) : null;
         Directory.CreateDirectory(output);
-        using VisionMethodResult result = method.Run(
+        using VisionMethodResult result = Guarded(() => method.Run(
             new VisionMethodContext
             {
                 Model = model,
@@ -49,15 +49,17 @@ internal sealed partial class TrainCommand
                 Augmentation = parsed.GetValue(_augment) == "cifar" ? ImageAugmentation.Cifar : ImageAugmentation.None,
                 Seed = new Seed(parsed.GetValue(_seed)),
                 Folder = output,
+                States = new TrainingStates(state),
                 Progress = context.Progress,
             },
-            cancellation);
+            cancellation), context);
         result.Net.Save(output);
         if (result.Masks.Count > 0)
         {
             SparsityMasks.Save(output, [.. result.Masks.Keys], name => result.Masks[name]);
         }
 
+        Forget(state);
         JsonObject? quality = parsed.GetValue(_evalData) is { } measured ? VisionWords.Evaluate(output, output, measured, null, context, cancellation) : null;
         context.Show(
             new { folder = output, parameters = result.Net.ParameterCount, result.Sparsity, figures = result.Figures.ToDictionary(f => f.Name, f => f.Value), accuracy = (double?)quality?["accuracy"] },

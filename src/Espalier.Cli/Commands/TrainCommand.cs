@@ -72,15 +72,15 @@ internal sealed partial class TrainCommand : EspalierCommand
         EspalierException.Require(method is null || optimizer is null, "--method runs its own trainings with adamw, sgd or mfac; give one of these as --optimizer.");
         string output = Path.GetFullPath(parsed.GetRequiredValue(_out)), state = Path.Combine(output, StateFolderName);
         bool resume = parsed.GetValue(_resume);
-        EspalierException.Require(resume || !TrainingLoop.HasState(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
-        EspalierException.Require(!resume || TrainingLoop.HasState(state), $"{output} holds no unfinished training to go on with; leave --resume out.");
+        EspalierException.Require(resume || !TrainingStates.Any(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
+        EspalierException.Require(!resume || TrainingStates.Any(state), $"{output} holds no unfinished training to go on with; leave --resume out.");
 
         string? start = await StartAsync(parsed.GetRequiredValue(_config), context, cancellation).ConfigureAwait(false);
         string config = parsed.GetRequiredValue(_config);
         if (method is not null)
         {
             EspalierException.Require(start is not null && VisionConfig.IsVision(start), "--method works on a trained vision net; give its folder or hub id as --config.");
-            return RunMethod(method, parsed, options, start, output, context, cancellation);
+            return RunMethod(method, parsed, options, start, output, state, context, cancellation);
         }
 
         if (start is null ? VisionConfig.IsVisionFile(config) : VisionConfig.IsVision(start))

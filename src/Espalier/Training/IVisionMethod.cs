@@ -50,8 +50,17 @@ public sealed record VisionMethodContext
     /// <summary>A folder for pages and tables beside the net; null writes none.</summary>
     public string? Folder { get; init; }
 
+    /// <summary>Where the states of the method's trainings are kept, so that it can be stopped and go on; null (default) keeps none.</summary>
+    public TrainingStates? States { get; init; }
+
     /// <summary>Where progress and warnings are told.</summary>
     public IProgressSink Progress { get; init; } = SilentProgress.Instance;
+
+    /// <summary>The next training of the method, which goes on where an earlier run of it was stopped. Methods add what is theirs.</summary>
+    /// <param name="seed">The seed of order and augmentation.</param>
+    /// <param name="options">Other options than <see cref="Options"/>.</param>
+    public VisionTraining Training(Seed seed, TrainingOptions? options = null) =>
+        new(options ?? Options) { Batch = Batch, Augmentation = Augmentation, Seed = seed, StateFolder = States?.Next(), Resume = States is not null, Progress = Progress };
 
     /// <summary>Trains a net in place on the training images.</summary>
     /// <param name="net">The net.</param>
@@ -64,14 +73,7 @@ public sealed record VisionMethodContext
     public TrainingResult Train(
         VisionModel net, Seed seed, IReadOnlyDictionary<string, Tensor>? masks = null, TrainingOptions? options = null, IReadOnlyList<double>? rates = null,
         ImageTensors? images = null, CancellationToken cancellation = default) =>
-        new VisionTraining(options ?? Options)
-        {
-            Batch = Batch,
-            Augmentation = Augmentation,
-            Seed = seed,
-            Schedule = rates is null ? null : step => rates[(int)step],
-            Progress = Progress,
-        }.Run(net, images ?? Images, masks, cancellation);
+        (Training(seed, options) with { Schedule = rates is null ? null : step => rates[(int)step] }).Run(net, images ?? Images, masks, cancellation);
 
     /// <summary>Batches of the training images for measuring, in the data set's order.</summary>
     /// <param name="images">Other images than <see cref="Images"/>.</param>

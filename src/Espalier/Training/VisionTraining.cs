@@ -1,3 +1,4 @@
+using System.Security.Cryptography;
 using Espalier.Data;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
@@ -6,8 +7,8 @@ using static TorchSharp.torch;
 namespace Espalier.Training;
 
 /// <summary>Trains a whole vision net on classes of images, from random weights or from a checkpoint. Methods add hooks, masks or another objective.</summary>
-/// <param name="options">Length, learning rate, optimiser.</param>
-public sealed class VisionTraining(TrainingOptions options)
+/// <param name="Options">Length, learning rate, optimiser.</param>
+public sealed record VisionTraining(TrainingOptions Options)
 {
     /// <summary>Images per step and micro-batch. Default 128.</summary>
     public int Batch { get; init; } = 128;
@@ -69,7 +70,7 @@ public sealed class VisionTraining(TrainingOptions options)
         var batches = new ImageBatches(images, Batch) { Mean = model.Config.Mean, Deviation = model.Config.Deviation, Augmentation = Augmentation, Seed = Seed };
         return SparseTrainingReport.Run(
             Sparse,
-            () => new SparseTrainingContext { Weights = NetWeight.Of(model), Net = model, Steps = options.Steps, Seed = Seed, Progress = Progress },
+            () => new SparseTrainingContext { Weights = NetWeight.Of(model), Net = model, Steps = Options.Steps, Seed = Seed, Progress = Progress },
             masks,
             (sparse, keep) => Train(model, images, batches, sparse, keep, cancellation));
     }
@@ -77,18 +78,18 @@ public sealed class VisionTraining(TrainingOptions options)
     private TrainingResult Train(VisionModel model, ImageTensors images, ImageBatches batches, ISparseTrainingRun? sparse, IReadOnlyDictionary<string, Tensor>? masks, CancellationToken cancellation)
     {
         ITrainingHook[] hooks = [.. sparse is null ? [] : (ITrainingHook[])[sparse], .. Hooks, .. StopAfter is { } last ? (ITrainingHook[])[new StopAfter(last)] : []];
-        using var loop = new TrainingLoop(options, [.. model.Parameters.Where(p => p.Value.requires_grad), .. Extra], Objective?.Invoke(model, batches) ?? new ImageClassificationObjective(model, batches, options.Accumulation))
+        using var loop = new TrainingLoop(Options, [.. model.Parameters.Where(p => p.Value.requires_grad), .. Extra], Objective?.Invoke(model, batches) ?? new ImageClassificationObjective(model, batches, Options.Accumulation))
         {
             Masks = masks,
             Hooks = hooks,
             Buffers = model.Buffers,
             Groups = Groups,
             Schedule = Schedule,
-            OptimizerFactory = OptimizerFactory ?? (Optimizer is null ? null : parameters => Optimizer.Make(new OptimizerContext { Parameters = parameters, Options = options, Weights = NetWeight.Of(model), Progress = Progress })),
+            OptimizerFactory = OptimizerFactory ?? (Optimizer is null ? null : parameters => Optimizer.Make(new OptimizerContext { Parameters = parameters, Options = Options, Weights = NetWeight.Of(model), Progress = Progress })),
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,
-            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}{(sparse is null ? "" : $", {sparse.Description}")}",
+            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}{(sparse is null ? "" : $", {sparse.Description}")}{(StateFolder is null ? "" : $", from weights {Digest(model)}")}",
         };
         bool training = model.Training;
         model.Training = true;
@@ -100,5 +101,18 @@ public sealed class VisionTraining(TrainingOptions options)
         {
             model.Training = training;
         }
+    }
+
+    /// <summary>Tells the weights that a run began with from others.</summary>
+    private static string Digest(VisionModel model)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        foreach ((_, TorchSharp.Modules.Parameter value) in model.Parameters)
+        {
+            using var scope = NewDisposeScope();
+            hash.AppendData(value.detach().cpu().contiguous().bytes);
+        }
+
+        return Convert.ToHexString(hash.GetHashAndReset())[..16];
     }
 }

@@ -92,6 +92,8 @@ public sealed class VisionCommandTests
         string[] data = ["--data", $"{folder.Path}:train", "--batch", "8", "--lr", "0.05", "--optimizer", "sgd", "--momentum", "0.9", "--json"];
         (await Tool.RunAsync(["train", "--config", folder["config.json"], "--steps", "30", "--out", folder["net"], .. data])).Code.ShouldBe(ExitCode.Success);
 
+        string[] soupWords = ["train", "--config", folder["net"], "--steps", "6", "--method", "sms", "--set", "sparsity=0.5", "--set", "models=2", "--out", folder["soup"], .. data];
+        (await Tool.RunAsync([.. soupWords, "--resume"])).Error.ShouldContain("no unfinished training");
         Tool soup = await Tool.RunAsync(["train", "--config", folder["net"], "--steps", "6", "--method", "sms", "--set", "sparsity=0.5", "--set", "models=2", "--eval-data", $"{folder.Path}:train", "--out", folder["soup"], .. data]);
         soup.Code.ShouldBe(ExitCode.Success, soup.Error);
         soup.Result.GetProperty("sparsity").GetDouble().ShouldBe(0.5, 0.01);
@@ -119,7 +121,7 @@ public sealed class VisionCommandTests
     [Theory]
     [InlineData("is none; set activation_bits=0", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "ofq", "--out", "OUT")]
     [InlineData("give a ViT", "attention", "NET", "--data", "IMAGES:train")]
-    [InlineData("leave out --resume", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--stop-after", "3", "--out", "OUT")]
+    [InlineData("would not say which", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--stop-after", "3", "--out", "OUT")]
     [InlineData("use one of them", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--sparse-training", "granet", "--out", "OUT")]
     [InlineData("at least 2", "train", "--config", "NET", "--data", "IMAGES:train", "--method", "sms", "--set", "models=1", "--out", "OUT")]
     [InlineData("works on a trained vision net", "train", "--config", "ONE", "--data", "IMAGES:train", "--method", "ftwt", "--out", "OUT")]

@@ -31,11 +31,8 @@ public sealed partial record Unip
                 value.requires_grad = false;
             }
 
-            return new VisionTraining(context.Options)
+            return (context.Training(context.Seed) with
             {
-                Batch = context.Batch,
-                Augmentation = context.Augmentation,
-                Seed = context.Seed,
                 Objective = (net, batches) => new TrainingObjective((step, micro) =>
                 {
                     using var scope = NewDisposeScope();
@@ -48,8 +45,7 @@ public sealed partial record Unip
                     Tensor scores = AttentionScores(net.Forward(images, last.Inputs[0]), last.Heads);
                     return AttentionPatterns.DistillationLoss(scores, maps).MoveToOuterDisposeScope();
                 }),
-                Progress = context.Progress,
-            }.Run(student, context.Images, cancellation: cancellation);
+            }).Run(student, context.Images, cancellation: cancellation);
         }
         finally
         {
@@ -68,11 +64,8 @@ public sealed partial record Unip
         using Generator generator = context.Seed.Generator("projector");
         using Tensor start = randn([from.Shape.Channels, to.Shape.Channels], generator: generator).div_(Math.Sqrt(to.Shape.Channels));
         using TorchSharp.Modules.Parameter projector = Models.Parameters.Of(start.clone());
-        return new VisionTraining(context.Options)
+        return (context.Training(context.Seed) with
         {
-            Batch = context.Batch,
-            Augmentation = context.Augmentation,
-            Seed = context.Seed,
             Extra = [("projector", projector)],
             Objective = (net, batches) => new TrainingObjective((step, micro) =>
             {
@@ -85,8 +78,7 @@ public sealed partial record Unip
 
                 return nn.functional.mse_loss(nn.functional.linear(net.Forward(images, to), projector), wanted).MoveToOuterDisposeScope();
             }),
-            Progress = context.Progress,
-        }.Run(student, context.Images, cancellation: cancellation);
+        }).Run(student, context.Images, cancellation: cancellation);
     }
 
     /// <summary>Step 6: the same images without colours, in as many channels.</summary>

@@ -66,15 +66,11 @@ public sealed partial record Ftwt
 
         return result;
 
-        TrainingResult Phase(TrainingOptions options, int until, string purpose) => new VisionTraining(options)
+        TrainingResult Phase(TrainingOptions options, int until, string purpose) => (context.Training(new Seed(context.Seed.For(purpose)), options) with
         {
-            Batch = context.Batch,
-            Augmentation = context.Augmentation,
-            Seed = new Seed(context.Seed.For(purpose)),
             Objective = (model, batches) => new Objective(this, model, batches, options.Accumulation, until),
             Groups = name => name.Contains(".gate.", StringComparison.Ordinal) ? new ParameterGroup(PredictorRate / options.LearningRate, 0) : new ParameterGroup(),
-            Progress = context.Progress,
-        }.Run(net, context.Images, masks, cancellation);
+        }).Run(net, context.Images, masks, cancellation);
     }
 
     /// <summary>What the gates will save, known before they are trained: the targets' work on one pass in which every filter counts.</summary>

@@ -151,7 +151,7 @@ public sealed partial record Oracle : IVisionMethod
         model.Cut(GroupsOf(model).Zip(choice).ToDictionary(p => p.First.Owner, p => (IReadOnlyCollection<int>)p.Second));
 
     private static void Retrain(VisionModel net, VisionMethodContext context, int repeat, CancellationToken cancellation) =>
-        (context with { Progress = SilentProgress.Instance }).Train(net, new Seed(context.Seed.For($"retraining {repeat}")), cancellation: cancellation);
+        (context with { Progress = SilentProgress.Instance, States = null }).Train(net, new Seed(context.Seed.For($"retraining {repeat}")), cancellation: cancellation);
 
     private IReadOnlyList<CoupledGroup> GroupsOf(VisionModel model) => Layers is null
         ? [.. model.Groups.Take(1)]

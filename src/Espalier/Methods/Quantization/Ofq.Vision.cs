@@ -77,17 +77,14 @@ public sealed partial record Ofq : IVisionMethod
         VisionMethodContext context, VisionModel net, QuantisedNet rounded, TrainingOptions options, long? annealFrom, List<OscillationPoint> curve, List<(string, double)> figures, string phase, CancellationToken cancellation)
     {
         using OscillationHook hook = rounded.Hook(annealFrom, context.Progress);
-        new VisionTraining(options)
+        VisionTraining training = context.Training(new Seed(context.Seed.For(phase)), options) with
         {
-            Batch = context.Batch,
-            Augmentation = context.Augmentation,
-            Seed = new Seed(context.Seed.For(phase)),
             Extra = rounded.Extra,
             Groups = rounded.Groups,
             Hooks = [hook],
             Objective = TeacherShare == 0 ? null : (student, batches) => new TaughtClasses(student, context.Model, batches, TeacherShare, options.Accumulation),
-            Progress = context.Progress,
-        }.Run(net, context.Images, cancellation: cancellation);
+        };
+        training.Run(net, context.Images, cancellation: cancellation);
         long before = curve.Count;
         curve.AddRange(hook.Curve.Select(p => p with { Step = p.Step + before }));
         figures.Add(($"oscillations per weight and step, last {LastSteps} of {phase}", hook.Events(LastSteps)));

@@ -65,14 +65,7 @@ public sealed partial class Perp
     {
         using TrainableSubset subset = TrainableSubset.Select(net, this, masks, context.Seed);
         var known = net.Parameters.Select(p => p.Name).ToHashSet(StringComparer.Ordinal);
-        var training = new VisionTraining(context.Options)
-        {
-            Batch = context.Batch,
-            Augmentation = context.Augmentation,
-            Seed = context.Seed,
-            Extra = [.. subset.Parameters.Where(p => !known.Contains(p.Name))],
-            Progress = context.Progress,
-        };
+        VisionTraining training = context.Training(context.Seed) with { Extra = [.. subset.Parameters.Where(p => !known.Contains(p.Name))] };
 
         // A mask belongs to what is trained itself: everything under full, or the head.
         var trained = subset.Parameters.Select(p => p.Name).ToHashSet(StringComparer.Ordinal);
