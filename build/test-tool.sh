@@ -19,5 +19,13 @@ tool="$work/tools/espalier"
 grep -q "$work/tools" "$work/doctor.txt" || { echo "error: the tool did not load the libraries of its own package." >&2; exit 1; }
 "$tool" methods >"$work/methods.txt"
 grep -q wanda "$work/methods.txt"
+mkdir "$work/runs"
+ESPALIER_RUNS="$work/runs" "$tool" runs list | grep -q "No runs"
+"$tool" studio --help | grep -q -- --port
+package="$(dirname "$(find "$work/tools/.store" -name bom.json)")"
+for part in '"bomFormat": "CycloneDX"' '"purl": "pkg:nuget/TorchSharp@' '"purl": "pkg:nuget/libtorch-cpu-' "\"version\": \"$version\""; do
+    grep -q -- "$part" "$package/bom.json" || { echo "error: the bill of materials lacks $part." >&2; exit 1; }
+done
+[ -f "$package/LICENSE" ] && [ -f "$package/licences/dependencies.md" ] && ls "$package"/licences/libtorch-cpu-*/LICENSE* >/dev/null
 "$tool" verify --system magnitude
 echo "the tool works"
