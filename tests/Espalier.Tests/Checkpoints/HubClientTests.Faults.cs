@@ -1,3 +1,5 @@
+using Espalier.Tests.Cli;
+
 namespace Espalier.Tests.Checkpoints;
 
 /// <summary>Hubs in trouble, and several at work on one file.</summary>
@@ -77,5 +79,38 @@ public sealed partial class HubClientTests
         File.ReadAllBytes(Path.Combine(Snapshot, Weights)).ShouldBe(hub.Files[Weights]);
         await ResolveAsync(Model);
         Directory.GetFiles(Blobs).Where(f => !f.EndsWith("incomplete", StringComparison.Ordinal)).ShouldAllBe(f => Path.GetFileName(f) == FakeHub.Sha256(File.ReadAllBytes(f)) || Path.GetFileName(f) == FakeHub.GitSha1(File.ReadAllBytes(f)));
+    }
+
+    [Fact]
+    public async Task Two_processes_that_download_one_model_at_the_same_moment_both_end_with_the_right_bytes()
+    {
+        var environment = new Dictionary<string, string> { ["HF_ENDPOINT"] = hub.Endpoint, ["HF_HUB_CACHE"] = folder.Path, ["HF_TOKEN"] = "" };
+        using var both = new Barrier(2);
+        int began = 0, drops = 0;
+        hub.Mischief = (request, response) =>
+        {
+            if (request.Path.StartsWith("/api/", StringComparison.Ordinal) && Interlocked.Increment(ref began) <= 2)
+            {
+                both.SignalAndWait(TimeSpan.FromSeconds(60)).ShouldBeTrue("only one process came");
+            }
+
+            // The line is slow and drops, so that the one is still at it when the other begins.
+            return request.Server == "cdn" && request.Method == "GET" && Interlocked.Increment(ref drops) <= 3
+                && FakeHub.Drop(response, hub.Files[Weights], Start(request), Math.Min(80_000, hub.Files[Weights].Length - Start(request)));
+        };
+        using RunProcess first = RunProcess.Start(environment, "download", "org/name"), second = RunProcess.Start(environment, "download", "org/name");
+        foreach (Tool tool in await Task.WhenAll(first.EndAsync(), second.EndAsync()))
+        {
+            tool.Code.ShouldBe(Espalier.Cli.ExitCode.Success, tool.Error);
+            tool.Output.Trim().ShouldBe(Snapshot);
+        }
+
+        began.ShouldBeGreaterThanOrEqualTo(2);
+        foreach (string file in (string[])[Weights, "config.json", "tokenizer.json"])
+        {
+            File.ReadAllBytes(Path.Combine(Snapshot, file)).ShouldBe(hub.Files[file]);
+        }
+
+        Directory.GetFiles(Blobs).ShouldAllBe(f => !f.EndsWith("incomplete", StringComparison.Ordinal));
     }
 }

@@ -13,11 +13,16 @@ internal sealed class RunProcess : IDisposable
     private readonly Process _process;
     private readonly Task<string> _output, _error;
 
-    private RunProcess(string store, IReadOnlyList<string> words)
+    private RunProcess(string store, IReadOnlyList<string> words, IReadOnlyDictionary<string, string> environment)
     {
         var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "Espalier.Cli.dll"), .. words]) { RedirectStandardOutput = true, RedirectStandardError = true };
         start.Environment["ESPALIER_RUNS"] = store;
         start.Environment["OMP_NUM_THREADS"] = "1";
+        foreach ((string name, string value) in environment)
+        {
+            start.Environment[name] = value;
+        }
+
         _process = Process.Start(start)!;
         (_output, _error) = (_process.StandardOutput.ReadToEndAsync(), _process.StandardError.ReadToEndAsync());
     }
@@ -26,7 +31,9 @@ internal sealed class RunProcess : IDisposable
 
     public bool HasExited => _process.HasExited;
 
-    public static RunProcess Start(string store, params string[] words) => new(store, words);
+    public static RunProcess Start(string store, params string[] words) => new(store, words, new Dictionary<string, string>());
+
+    public static RunProcess Start(IReadOnlyDictionary<string, string> environment, params string[] words) => new("none", words, environment);
 
     /// <summary>Kills it as the system does when memory runs out: no handler runs.</summary>
     public void Kill() => _process.Kill();
