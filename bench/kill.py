@@ -6,14 +6,17 @@
 Every operation first runs undisturbed. Then it is started again and again with the same words in one folder and killed after a random
 time, until it ends by itself; that counts one finished chain, and the next begins in an empty folder, until there were enough kills. After
 every kill each file that has its final name must be, byte for byte, the one of the undisturbed run; so must all files of a finished chain.
-Prints one line per operation, exits with 1 where a byte differed.
+All runs of an operation are recorded in one run store. At the end SQLite must find it whole, and `espalier runs list` must call every run that was
+killed interrupted (it may be missing where it was killed before it was recorded) and every other what its exit code says.
+Prints one line per operation, exits with 1 where a byte or a record differed.
 """
-import argparse, hashlib, http.server, json, os, pathlib, random, shutil, signal, socketserver, subprocess, sys, tempfile, threading, time
+import argparse, hashlib, http.server, json, os, pathlib, random, shutil, signal, socketserver, sqlite3, subprocess, sys, tempfile, threading, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = ROOT / "assets/default-model"
 TEXT = ROOT / "assets/austen/heldout.jsonl"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+RECORDED = ("prune", "train")  # the commands among these that keep a record
 
 
 def digest(path):
@@ -84,11 +87,11 @@ def operations(pruned):
     }
 
 
-def start(tool, operation, out, resume):
+def start(tool, operation, out, resume, store, title):
     words, flag, environment = operation
     out.mkdir(parents=True, exist_ok=True)
-    words = [w.replace("{out}", str(out)) for w in words] + ([flag] if flag and resume else [])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **{k: v.replace("{out}", str(out)) for k, v in environment.items()}}
+    words = [w.replace("{out}", str(out)) for w in words] + ([flag] if flag and resume else []) + (["--title", title] if words[0] in RECORDED else [])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ESPALIER_RUNS": str(store), **{k: v.replace("{out}", str(out)) for k, v in environment.items()}}
     return subprocess.Popen(["dotnet", tool, *words, "--quiet", "--threads", "1"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -105,6 +108,23 @@ def named(out):
         elif path.is_file() and relative.parts[0].startswith("models--") and "blobs" in relative.parts and not path.name.endswith("incomplete"):
             found[str(relative)] = digest(path)
     return found
+
+
+def check_store(tool, store, ends):
+    """What is wrong with the records; ends: the states that each run may be called, by its title (None: it may be missing)."""
+    with sqlite3.connect(store / "runs.db") as database:
+        wrong = [line for pragma in ("integrity_check", "foreign_key_check") for (line, *_) in database.execute(f"PRAGMA {pragma}") if line != "ok"]
+    listed = subprocess.run(["dotnet", tool, "runs", "list", "--take", "100000", "--json"], env={**os.environ, "ESPALIER_RUNS": str(store)}, check=True, stdout=subprocess.PIPE)
+    states = {}
+    for run in json.loads(listed.stdout)["value"]["runs"]:
+        if run["title"] in states:
+            wrong.append(f"{run['title']} is there twice")
+        states[run["title"]] = run["state"]
+    for title, allowed in ends.items():
+        state = states.pop(title, None)
+        if state not in allowed:
+            wrong.append(f"{title} is called {state} instead of {allowed[0]}")
+    return wrong + [f"{title} was never begun" for title in states]
 
 
 def main():
@@ -124,9 +144,10 @@ def main():
         for name, operation in operations(pruned).items():
             if name not in asked.only.split(","):
                 continue
-            whole = work / name / "whole"
+            whole, store, ends = work / name / "whole", work / name / "store", {}
+            store.mkdir(parents=True)
             began = time.time()
-            process = start(asked.tool, operation, whole, False)
+            process = start(asked.tool, operation, whole, False, store, "whole")
             error = process.communicate()[1]
             length = time.time() - began
             if process.returncode != 0:
@@ -134,15 +155,18 @@ def main():
                 wrong += 1
                 continue
             expected = named(whole)
+            ends["whole"] = ["finished"]
             kills = chains = different = refused = 0
             out = work / name / "killed"
             resume = False
             while kills < asked.kills or out.exists():
-                process = start(asked.tool, operation, out, resume)
+                title = f"run {len(ends)}"
+                process = start(asked.tool, operation, out, resume, store, title)
                 # Once there were enough kills, the last chain may end.
                 limit = rng.uniform(0.15, 1.0) * length if kills < asked.kills else 600
                 try:
                     error = process.communicate(timeout=limit)[1].decode()
+                    ends[title] = ["finished" if process.returncode == 0 else "failed"]
                     if process.returncode != 0 and resume:
                         resume = False  # killed before anything was saved
                         refused += 1
@@ -158,14 +182,24 @@ def main():
                     resume = False
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
-                    process.communicate()
+                    error = process.communicate()[1]
                     kills += 1
                     resume = True
-                    for path, found in named(out).items():
+                    files = named(out)
+                    # A run whose files are all there, or that has said its error, may have been killed on its last way out.
+                    ends[title] = ["interrupted", None] + (["finished"] if files == expected else ["failed"] if b"error:" in error else [])
+                    for path, found in files.items():
                         if expected.get(path) != found:
                             print(f"{name}: {path} has its final name and other bytes after a kill")
                             different += 1
-            print(f"{name}: {kills} kills, {chains} finished chains, {different} differences ({length:.1f} s undisturbed, {refused} restarts from nothing)", flush=True)
+            records = ""
+            if operation[0][0] in RECORDED:
+                faults = check_store(asked.tool, store, ends)
+                records = f", {len(ends)} runs with {len(faults)} wrong records"
+                wrong += len(faults)
+                for fault in faults:
+                    print(f"{name}: run store: {fault}")
+            print(f"{name}: {kills} kills, {chains} finished chains, {different} differences{records} ({length:.1f} s undisturbed, {refused} restarts from nothing)", flush=True)
             wrong += different
     sys.exit(1 if wrong else 0)
 
