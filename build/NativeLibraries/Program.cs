@@ -5,7 +5,7 @@ using Espalier.Build;
 //   nativelibraries LIBTORCH_FOLDER TORCHSHARP_FOLDER TORCHSHARP_DLL OUTPUT_FOLDER
 // libtorch's files are linked (copied where links are not allowed), TorchSharp's own library is copied and,
 // where it asks for a newer libstdc++ than it needs, relieved of that import (see ElfImports).
-// TorchSharp.dll is copied with its scalars kept alive during native calls (see ScalarLifetime).
+// TorchSharp.dll is copied with its scalars kept alive during native calls (see ScalarLifetime) and native shells that go with their modules (see ModuleShells).
 // What was done to each file is written to libraries.json, which `espalier doctor` reads.
 if (args.Length != 4)
 {
@@ -61,17 +61,21 @@ foreach (string file in Directory.GetFiles(torchSharp))
 }
 
 {
-    string target = Path.Combine(output, Path.GetFileName(managed)), temporary = target + ".tmp";
-    bool kept = ScalarLifetime.Write(managed, temporary);
-    File.Move(temporary, target, overwrite: true);
-    done.Add(new
+    string target = Path.Combine(output, Path.GetFileName(managed)), first = target + ".first", second = target + ".second";
+    List<string> changes = [];
+    Note(ScalarLifetime.Write(managed, first), "scalars stay alive while native calls use them", "its scalars may be freed while they are in use");
+    Note(ModuleShells.Write(first, second), "native shells of modules go with them", "every module leaves a little memory behind");
+    File.Delete(first);
+    File.Move(second, target, overwrite: true);
+    done.Add(new { file = Path.GetFileName(managed), change = string.Join("; ", changes) });
+
+    void Note(bool made, string change, string otherwise)
     {
-        file = Path.GetFileName(managed),
-        change = kept ? "scalars stay alive while native calls use them" : "failed: the type Scalar does not look as expected",
-    });
-    if (!kept)
-    {
-        Console.WriteLine($"warning : {managed} does not look as this step expects; its scalars may be freed while they are in use.");
+        changes.Add(made ? change : $"failed: it does not look as expected, so {otherwise}");
+        if (!made)
+        {
+            Console.WriteLine($"warning : {managed} does not look as this step expects; {otherwise}.");
+        }
     }
 }
 
