@@ -5,13 +5,52 @@ namespace Espalier.Data;
 
 /// <summary>
 /// Looks over a parquet file before a reader believes it: no list longer than the bytes that hold it, no schema deep enough to end the stack,
-/// no page outside the file, none that claims to unpack to far more than it holds, no column of more values than the file's size justifies.
+/// no page outside the file, none that claims to unpack to far more than it holds, no column of more values than the file's size justifies,
+/// no field of another kind than the format says.
 /// </summary>
-/// <remarks>The structures are Thrift's compact protocol; the numbers of fields are those of Apache Parquet's parquet.thrift.</remarks>
+/// <remarks>
+/// The structures are Thrift's compact protocol; the numbers of fields are those of Apache Parquet's parquet.thrift. Kinds matter because Parquet.Net 6.1.0
+/// reads a field by its number alone and passes over unknown structures, maps and lists of booleans wrongly: it then reads beyond the end, where a number never ends.
+/// </remarks>
 internal sealed class ParquetGuard
 {
     private const int LongestFooter = 256 << 20, Deepest = 64;
     private const long FreeValues = 1 << 20, ValuesPerByte = 256, FreePage = 8 << 20, PagePerByte = 256;
+
+    // By number from 1: n a whole number, y a byte, d a double, t text or bytes, b a boolean, a name a structure, [ a list of what follows, - no such field.
+    private static readonly Dictionary<string, string[]> Layouts = new Dictionary<string, string>
+    {
+        ["Footer"] = "n [Schema n [RowGroup [Pair t [Order Encryption t",
+        ["Schema"] = "n n n t n n n n n Logical",
+        ["Logical"] = "Empty Empty Empty Empty Decimal Empty Time Time - Integer Empty Empty Empty Empty Empty Variant Geometry Geography",
+        ["Decimal"] = "n n",
+        ["Time"] = "b Unit",
+        ["Unit"] = "Empty Empty Empty",
+        ["Integer"] = "y b",
+        ["Variant"] = "y",
+        ["Geometry"] = "t",
+        ["Geography"] = "t n",
+        ["RowGroup"] = "[Chunk n n [Sorting n n n",
+        ["Chunk"] = "t n Column n n n n Crypto t",
+        ["Column"] = "n [n [t n n n n [Pair n n n Statistics [Encoding n n Sizes Places",
+        ["Pair"] = "t t",
+        ["Sorting"] = "n b b",
+        ["Encoding"] = "n n n",
+        ["Statistics"] = "t t n n t t b b",
+        ["Sizes"] = "n [n [n",
+        ["Places"] = "Box [n",
+        ["Box"] = "d d d d d d d d",
+        ["Crypto"] = "Empty Key",
+        ["Key"] = "[t t",
+        ["Order"] = "Empty",
+        ["Encryption"] = "Aes Aes",
+        ["Aes"] = "t t b",
+        ["Page"] = "n n n n Data Empty Dictionary Data2",
+        ["Data"] = "n n n n Statistics",
+        ["Dictionary"] = "n n b",
+        ["Data2"] = "n n n n n n b Statistics",
+        ["Empty"] = "",
+    }.ToDictionary(l => l.Key, l => l.Value.Split(' ', StringSplitOptions.RemoveEmptyEntries), StringComparer.Ordinal);
 
     private readonly string path;
     private readonly Stream stream;
@@ -40,7 +79,7 @@ internal sealed class ParquetGuard
         Require(tail.Length == 8 && tail.AsSpan(4).SequenceEqual("PAR1"u8), "it does not end with PAR1");
         uint length = BinaryPrimitives.ReadUInt32LittleEndian(tail);
         Require(length <= LongestFooter && length <= stream.Length - 12, $"its footer claims {length} bytes");
-        new ThriftWalk(this, At(stream.Length - 8 - length, (int)length)) { Number = FooterNumber, End = FooterEnd }.Struct("", 0);
+        new ThriftWalk(this, At(stream.Length - 8 - length, (int)length)) { Number = FooterNumber, End = FooterEnd }.Struct("", 0, "Footer");
         foreach (Column found in columns)
         {
             CheckPages(found);
@@ -108,7 +147,7 @@ internal sealed class ParquetGuard
                     case "/7/1": page.Entries = value; break;
                 }
             };
-            walk.Struct("", 0);
+            walk.Struct("", 0, "Page");
             at += walk.Position;
             Require(page.Packed >= 0 && page.Packed <= stream.Length - 8 - at, "a page ends outside the file");
             Require(page.Unpacked >= 0 && page.Unpacked <= FreePage + (PagePerByte * page.Packed), $"a page of {page.Packed} bytes claims to unpack to {page.Unpacked}");
@@ -152,36 +191,64 @@ internal sealed class ParquetGuard
 
         public int Position => at;
 
-        public void Struct(string path, int depth)
+        public void Struct(string path, int depth, string layout)
         {
             guard.Require(depth <= Deepest, "its head is too deep");
+            string[] fields = Layouts[layout];
             long field = 0;
             while (Byte() is var head && head != 0)
             {
                 field = head >> 4 == 0 ? Signed() : field + (head >> 4);
-                Value(head & 15, $"{path}/{field}", depth, inList: false);
+                guard.Require(field is >= short.MinValue and <= short.MaxValue, "its head numbers a field beyond all fields");
+                string? expected = field >= 1 && field <= fields.Length && fields[field - 1] != "-" ? fields[field - 1] : null;
+                Value(head & 15, $"{path}/{field}", depth, expected, inList: false);
             }
 
             End(path);
         }
 
-        private void Value(int kind, string path, int depth, bool inList)
+        /// <param name="kind">What the file says that it is.</param>
+        /// <param name="path">Where it is.</param>
+        /// <param name="depth">Structures and lists around it.</param>
+        /// <param name="expected">What the format says; null where it has no such field.</param>
+        /// <param name="inList">Whether it is an item.</param>
+        private void Value(int kind, string path, int depth, string? expected, bool inList)
         {
+            bool fits = kind switch
+            {
+                1 or 2 => expected is null or "b" && !inList,
+                3 => expected is null or "y",
+                4 or 5 or 6 => expected is null or "n",
+                7 => expected is null or "d",
+                8 => expected is null or "t",
+                9 => expected is null || expected[0] == '[',
+                12 => expected is null || Layouts.ContainsKey(expected),
+                _ => false,
+            };
+            guard.Require(fits, "its head holds a value of another kind than the format says");
             switch (kind)
             {
-                case 1 or 2 when !inList: return; // a boolean lies in its head
-                case 1 or 2 or 3: Byte(); return;
+                case 1 or 2: return; // a boolean lies in its head
+                case 3: Byte(); return;
                 case 4 or 5 or 6: Number(path, Signed()); return;
                 case 7: Skip(8); return;
                 case 8: Skip(Unsigned()); return;
-                case 9 or 10: List(path, depth); return;
-                case 11: Map(path, depth); return;
-                case 12: Struct(path, depth + 1); return;
-                default: guard.Require(false, "its head holds values of an unknown kind"); return;
+                case 9: List(path, depth, expected?[1..]); return;
+                default:
+                    if (expected is null)
+                    {
+                        guard.Require(Byte() == 0, "its head holds a structure that the format does not know");
+                    }
+                    else
+                    {
+                        Struct(path, depth + 1, expected);
+                    }
+
+                    return;
             }
         }
 
-        private void List(string path, int depth)
+        private void List(string path, int depth, string? expected)
         {
             guard.Require(depth <= Deepest, "its head is too deep");
             int head = Byte();
@@ -189,20 +256,7 @@ internal sealed class ParquetGuard
             Fits(count);
             for (ulong i = 0; i < count; i++)
             {
-                Value(head & 15, path, depth + 1, inList: true);
-            }
-        }
-
-        private void Map(string path, int depth)
-        {
-            guard.Require(depth <= Deepest, "its head is too deep");
-            ulong count = Unsigned();
-            Fits(count);
-            int kinds = count > 0 ? Byte() : 0;
-            for (ulong i = 0; i < count; i++)
-            {
-                Value(kinds >> 4, path + "k", depth + 1, inList: true);
-                Value(kinds & 15, path + "v", depth + 1, inList: true);
+                Value(head & 15, path, depth + 1, expected, inList: true);
             }
         }
 

@@ -68,8 +68,8 @@ public sealed class TinyCheckpoint : IAsyncLifetime
         File.WriteAllText(Path.Combine(to["model"], Checkpoint.IndexFileName), JsonSerializer.Serialize(new { weight_map = map }));
     }
 
-    /// <summary>The hashes of the weights (and all else in safetensors) that lie in a folder under their final names.</summary>
-    internal static IReadOnlyDictionary<string, string> Weights(string folder) => !Directory.Exists(folder) ? new Dictionary<string, string>() : Directory.EnumerateFiles(folder, "*.safetensors")
-        .Where(f => !Path.GetFileName(f).StartsWith('.'))
+    /// <summary>The hashes of the weights (and all else in safetensors, and ONNX files) that lie in a folder under their final names.</summary>
+    internal static IReadOnlyDictionary<string, string> Weights(string folder) => !Directory.Exists(folder) ? new Dictionary<string, string>() : Directory.EnumerateFiles(folder)
+        .Where(f => Path.GetExtension(f) is ".safetensors" or ".onnx" && !Path.GetFileName(f).StartsWith('.'))
         .ToDictionary(f => Path.GetFileName(f), f => Convert.ToHexString(System.Security.Cryptography.SHA256.HashData(File.ReadAllBytes(f))));
 }

@@ -59,6 +59,21 @@ public sealed class ParquetTableTests
         Should.Throw<EspalierException>(() => ParquetTable.Open(folder["damaged.parquet"]).Texts("text").Count()).Message.ShouldContain("damaged.parquet");
     }
 
+    [Theory]
+    [InlineData("180000", "another kind")] // the version as text
+    [InlineData("192C150200", "another kind")] // the version as a list
+    [InlineData("AC15020000", "does not know")] // an unknown structure that holds something
+    [InlineData("A921010100", "another kind")] // an unknown list of booleans
+    [InlineData("AB00", "another kind")] // a map
+    [InlineData("0580800800", "beyond all fields")] // the field 65,536
+    public void A_footer_that_Parquet_Net_would_read_past_its_end_is_refused(string footer, string says)
+    {
+        using var folder = new TemporaryFolder();
+        byte[] bytes = Convert.FromHexString(footer);
+        File.WriteAllBytes(folder["t.parquet"], [.. "PAR1"u8, .. bytes, .. BitConverter.GetBytes(bytes.Length), .. "PAR1"u8]);
+        Should.Throw<EspalierException>(() => ParquetTable.Open(folder["t.parquet"])).Message.ShouldContain(says);
+    }
+
     [Fact]
     public void A_column_of_another_kind_is_refused()
     {

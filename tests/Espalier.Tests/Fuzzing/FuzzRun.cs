@@ -90,6 +90,7 @@ internal sealed partial class FuzzRun(FuzzTarget target, int seed)
         }
 
         string end = "sound";
+        using var hung = new Timer(_ => Environment.FailFast($"{target.Name}: a reading has not ended after two minutes: {Convert.ToBase64String(file)}"), null, TimeSpan.FromMinutes(2), Timeout.InfiniteTimeSpan);
         Coverage.Begin();
         long before = GC.GetAllocatedBytesForCurrentThread();
         long start = Stopwatch.GetTimestamp();
@@ -110,6 +111,7 @@ internal sealed partial class FuzzRun(FuzzTarget target, int seed)
 
         double ms = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
         long bytes = GC.GetAllocatedBytesForCurrentThread() - before;
+        hung.Change(Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         if (warm)
         {
             return false;

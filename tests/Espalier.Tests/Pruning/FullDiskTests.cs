@@ -31,7 +31,7 @@ public sealed class FullDiskTests
         };
         Tool whole = await Tool.RunAsync(Words(folder["whole"]));
         whole.Code.ShouldBe(ExitCode.Success, whole.Error);
-        IReadOnlyDictionary<string, string> expected = Weights(folder["whole"]);
+        IReadOnlyDictionary<string, string> expected = TinyCheckpoint.Weights(folder["whole"]);
         long bytes = Directory.EnumerateFiles(folder["whole"], "*", SearchOption.AllDirectories).Sum(f => new FileInfo(f).Length);
 
         using var volume = new SmallVolume(folder["volume"]);
@@ -47,7 +47,7 @@ public sealed class FullDiskTests
             tight.Code.ShouldBe(ExitCode.UserError, tight.Error);
             tight.Error.TrimEnd().Split('\n').Count(line => line.StartsWith("error", StringComparison.Ordinal)).ShouldBe(1, tight.Error);
             tight.Error.ShouldNotContain("   at ");
-            foreach ((string name, string hash) in Weights(folder["volume/out"]))
+            foreach ((string name, string hash) in TinyCheckpoint.Weights(folder["volume/out"]))
             {
                 hash.ShouldBe(expected[name], $"{name} at {share}");
             }
@@ -56,7 +56,7 @@ public sealed class FullDiskTests
         volume.Resize(bytes * 8);
         Tool roomy = await Tool.RunAsync(Words(folder["volume/out"]));
         roomy.Code.ShouldBe(ExitCode.Success, roomy.Error);
-        Weights(folder["volume/out"]).ShouldBe(expected);
+        TinyCheckpoint.Weights(folder["volume/out"]).ShouldBe(expected);
     }
 
     [Fact]
@@ -72,10 +72,6 @@ public sealed class FullDiskTests
         refused.Error.ShouldContain("volume");
         refused.Error.ShouldNotContain("   at ");
     }
-
-    private static Dictionary<string, string> Weights(string folder) => !Directory.Exists(folder) ? [] : Directory.EnumerateFiles(folder)
-        .Where(f => Path.GetExtension(f) is ".safetensors" or ".onnx" && !Path.GetFileName(f).StartsWith('.'))
-        .ToDictionary(f => Path.GetFileName(f), f => Convert.ToHexString(System.Security.Cryptography.SHA256.HashData(File.ReadAllBytes(f))));
 
     /// <summary>A tmpfs of a few kilobytes.</summary>
     private sealed class SmallVolume : IDisposable
