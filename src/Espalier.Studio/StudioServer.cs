@@ -107,6 +107,7 @@ public sealed class StudioServer : IAsyncDisposable
         services.AddSingleton<DoctorVisit>();
         services.AddSingleton<RunShelf>();
         services.AddSingleton<RunFeed>();
+        services.AddSingleton<Reproductions>();
         services.AddSingleton<RunStarter>();
         services.AddHostedService(provider => provider.GetRequiredService<RunStarter>());
         services.AddSingleton<Subscriptions>();
@@ -115,6 +116,7 @@ public sealed class StudioServer : IAsyncDisposable
         services.AddHostedService(provider => provider.GetRequiredService<Postman>());
         services.AddSingleton<TextShelf>();
         services.AddSingleton<PlanDesk>();
+        services.AddSingleton<CommandDesk>();
         services.AddSingleton<PartOptions>();
         services.AddDataProtection().SetApplicationName("espalier-studio").UseEphemeralDataProtectionProvider();
         services.AddAntiforgery(a =>

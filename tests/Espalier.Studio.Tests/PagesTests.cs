@@ -15,7 +15,7 @@ public sealed class PagesTests(StudioHouse house)
 
     public static TheoryData<string, string> Pages => new()
     {
-        { "runs", "/" }, { "run", "/runs/{run}" }, { "compare", "/compare" }, { "new", "/new" }, { "models", "/models" }, { "model", "/models/{model}" },
+        { "runs", "/" }, { "run", "/runs/{run}" }, { "compare", "/compare" }, { "new", "/new" }, { "new-train", "/new/train" }, { "new-adapt", "/new/adapt" }, { "new-eval", "/new/eval" }, { "new-compare", "/new/compare" }, { "new-reproduce", "/new/reproduce" }, { "new-nothing", "/new/nothing" }, { "models", "/models" }, { "model", "/models/{model}" },
         { "systems", "/systems" }, { "system", "/systems/wanda" }, { "system-later", "/systems/ssd" }, { "doctor", "/doctor" }, { "digest", "/digest" }, { "missing", "/nowhere" },
     };
 
@@ -31,7 +31,7 @@ public sealed class PagesTests(StudioHouse house)
             var faults = new List<string>();
             page.Console += (_, message) =>
             {
-                if (message.Type is "error" && !(name is "missing" && message.Text.Contains("404", StringComparison.Ordinal)))
+                if (message.Type is "error" && !(name is "missing" or "new-nothing" && message.Text.Contains("404", StringComparison.Ordinal)))
                 {
                     faults.Add(message.Text);
                 }
@@ -108,7 +108,7 @@ public sealed class PagesTests(StudioHouse house)
         await page.Locator("[data-word='prune.criterion']").SelectOptionAsync("magnitude");
         await page.Locator("[data-word='retrain.method']").SelectOptionAsync("");
         await page.GetByLabel("Windows to measure").FillAsync("4");
-        await page.GetByText("This plan can be started.").WaitForAsync();
+        await page.GetByText("This can be started.").WaitForAsync();
         (await page.Locator("[data-yaml]").TextContentAsync())!.ShouldContain("sparsity: 0.6");
         await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { NameString = "Start", Exact = true }).ClickAsync();
         await page.WaitForURLAsync("**/runs/*");
