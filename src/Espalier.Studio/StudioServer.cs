@@ -152,7 +152,6 @@ public sealed class StudioServer : IAsyncDisposable
         app.UseMiddleware<SecurityHeaders>();
         app.UseMiddleware<HostGuard>();
         app.UseMiddleware<TokenGate>();
-        app.UseWhen(context => !context.Request.Path.StartsWithSegments("/api") && !context.Request.Path.StartsWithSegments("/assets"), pages => pages.UseStatusCodePagesWithReExecute("/not-found"));
         app.UseRouting();
         app.UseRateLimiter();
         app.UseMiddleware<ApiGuard>();

@@ -88,7 +88,7 @@ public sealed class CommandsTests(StudioHouse house)
         await page.Locator("[data-field='--optimizer']").SelectOptionAsync("galore");
         await page.GetByText("Options of galore").ClickAsync();
         await page.GetByLabel("rank", new PageGetByLabelOptions { Exact = true }).FillAsync("4");
-        await page.GetByText("This can be started.").WaitForAsync();
+        await page.Locator("[data-verdict]:not([aria-busy])", new PageLocatorOptions { HasTextString = "This can be started." }).WaitForAsync();
         string line = (await page.Locator("[data-line]").TextContentAsync())!;
         line.ShouldContain("espalier train");
         line.ShouldContain("--tokenizer");
@@ -105,9 +105,9 @@ public sealed class CommandsTests(StudioHouse house)
         await page.ScreenshotAsync(new PageScreenshotOptions { Path = Path.Combine(StudioHouse.Pictures, "run-train.png"), FullPage = true });
 
         await page.GetByRole(AriaRole.Link, new PageGetByRoleOptions { NameString = "Clone" }).ClickAsync();
-        await page.GetByText("This can be started.").WaitForAsync();
+        await page.Locator("[data-verdict]:not([aria-busy])", new PageLocatorOptions { HasTextString = "This can be started." }).WaitForAsync();
         (await page.Locator("[data-field='--steps']").InputValueAsync()).ShouldBe("3");
-        (await page.Locator("[data-field='--config']").InputValueAsync()).ShouldBe(Model + ":random");
+        (await page.GetByLabel("Start from", new PageGetByLabelOptions { Exact = true }).InputValueAsync()).ShouldBe(Model + ":random");
         (await page.Locator("[data-option='--optimizer-set:rank']").InputValueAsync()).ShouldBe("4");
         (await page.GetByLabel("Name", new PageGetByLabelOptions { Exact = true }).InputValueAsync()).ShouldBe("a short training, again");
         (await page.Locator("[data-line]").TextContentAsync()).ShouldBe(line);
@@ -151,7 +151,7 @@ public sealed class CommandsTests(StudioHouse house)
         await box.FocusAsync();
         await page.Keyboard.PressAsync("Space");
         (await box.IsCheckedAsync()).ShouldBeTrue();
-        await page.GetByText("This can be started.").WaitForAsync();
+        await page.Locator("[data-verdict]:not([aria-busy])", new PageLocatorOptions { HasTextString = "This can be started." }).WaitForAsync();
         (await page.Locator("[data-line]").TextContentAsync())!.ShouldContain("--adapter");
         await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { NameString = "Start", Exact = true }).FocusAsync();
         await page.Keyboard.PressAsync("Enter");

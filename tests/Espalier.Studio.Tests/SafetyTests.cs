@@ -68,6 +68,13 @@ public sealed class SafetyTests(StudioHouse house)
             answer.StatusCode.ShouldBe(HttpStatusCode.BadRequest, model);
         }
 
+        foreach (string value in new[] { "/etc", "../model", "~/model", "a\\b" })
+        {
+            HttpResponseMessage teacher = await house.Api.PostAsJsonAsync("/api/v1/runs", new { model = Models.ModelShelf.KeyOf(Assets.DefaultModel), calibration = "austen-train", words = new Dictionary<string, string> { ["retrain.method"] = "minitron", ["retrain.teacher_model"] = value } });
+            teacher.StatusCode.ShouldBe(HttpStatusCode.BadRequest, value);
+            (await teacher.Content.ReadAsStringAsync()).ShouldContain("takes no path here");
+        }
+
         HttpResponseMessage outside = await house.Api.PostAsJsonAsync("/api/v1/runs", new { model = Models.ModelShelf.KeyOf(Assets.DefaultModel), words = new Dictionary<string, string> { ["out"] = "/tmp/x" } });
         outside.StatusCode.ShouldBe(HttpStatusCode.BadRequest);
     }
@@ -93,7 +100,9 @@ public sealed class SafetyTests(StudioHouse house)
         HttpResponseMessage page = await house.Api.GetAsync("/");
         page.Headers.GetValues("Content-Security-Policy").Single().ShouldContain("script-src 'self'");
         page.Headers.GetValues("X-Content-Type-Options").Single().ShouldBe("nosniff");
-        (await house.Api.GetAsync("/api/v1/nothing")).StatusCode.ShouldBe(HttpStatusCode.NotFound);
+        HttpResponseMessage nothing = await house.Api.GetAsync("/api/v1/nothing");
+        nothing.StatusCode.ShouldBe(HttpStatusCode.NotFound);
+        (await nothing.Content.ReadAsStringAsync()).ShouldContain("no such address");
         (await house.Api.GetStringAsync("/openapi/v1.json")).ShouldContain("StartRun");
     }
 

@@ -238,11 +238,11 @@ function chart(name) {
     for (const [v, anchor] of x1 === x0 ? [[x0, 'middle']] : [[x0, 'start'], [x1, 'end']]) svg.append(make('text', { x: x(v), y: high - 5, 'text-anchor': anchor, class: 'tick' }, number(v)));
     const path = list => list.map((p, i) => `${i ? 'L' : 'M'}${x(p.step).toFixed(1)} ${y(p.value).toFixed(1)}`).join('');
     const g = make('g', { class: 'leaf' });
-    if (finite.length > 12) {
+    if (finite.length > 40) {
       let mean = finite[0].value;
       const keep = Math.min(0.95, 1 - 8 / finite.length), smooth = finite.map(p => ({ step: p.step, value: mean = mean * keep + p.value * (1 - keep) }));
       g.append(make('path', { d: path(finite), class: 'line faint' }), make('path', { d: path(smooth), class: 'line' }));
-    } else g.append(make('path', { d: path(finite), class: 'line' }), ...finite.map(p => make('circle', { cx: x(p.step), cy: y(p.value), r: 3, class: 'dot shown' })));
+    } else g.append(make('path', { d: path(finite), class: 'line' }), ...(finite.length <= 25 ? finite : []).map(p => make('circle', { cx: x(p.step), cy: y(p.value), r: 3, class: 'dot shown' })));
     svg.append(g);
     const last = finite[finite.length - 1];
     now.textContent = number(last.value);
@@ -319,15 +319,18 @@ for (const place of $$('[data-run]')) {
 function checked(form, { draft, check, start, show }) {
   const verdict = $('[data-verdict]', form), button = $('[data-start]', form);
   let waiting, turn = 0;
-  const bad = sentence => { verdict.textContent = sentence; verdict.classList.add('bad'); };
+  const bad = sentence => { verdict.removeAttribute('aria-busy'); verdict.textContent = sentence; verdict.classList.add('bad'); };
   const ask = () => {
     clearTimeout(waiting);
+    // What stands there is of the form as it was.
+    verdict.setAttribute('aria-busy', 'true');
     waiting = setTimeout(async () => {
       const mine = ++turn;
       try {
         const said = await (await api(check, { method: 'POST', body: JSON.stringify(draft()) })).json();
         if (mine !== turn) return;
         show(said);
+        verdict.removeAttribute('aria-busy');
         verdict.textContent = said.ok ? 'This can be started.' : said.error;
         verdict.classList.toggle('bad', !said.ok);
         button.disabled = !said.ok;
@@ -405,7 +408,7 @@ for (const form of $$('[data-command]')) {
   const line = $('[data-line] code', form);
   const ask = checked(form, {
     check: '/commands/check', start: '/commands',
-    show: said => { if (said.line) line.textContent = said.line.replace(/ (?=--?[a-z])/g, ' \\\n  '); },
+    show: said => { line.textContent = (said.line ?? `espalier ${form.dataset.command} …`).replace(/ (?=--?[a-z])/g, ' \\\n  '); },
     draft: () => {
       const values = {};
       for (const field of $$('[data-field]', form)) {
