@@ -6,6 +6,7 @@ namespace Espalier.Recipes;
 /// <summary>One condition of the verdict: a figure, seed by seed, and the bound that it must keep.</summary>
 public sealed record Check
 {
+    [JsonConstructor]
     private Check()
     {
     }

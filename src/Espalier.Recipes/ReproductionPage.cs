@@ -17,25 +17,31 @@ public static class ReproductionPage
         };
         ReportPage page = new ReportPage($"Reproduction: {report.System}", headline) { Kicker = "Espalier reproduction", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
             .Section("The claim", null, new Paragraph(report.Claim));
+        page = Sections(report).Aggregate(page, (made, section) => made.Section(section.Heading, section.Lead, section.Blocks));
+        return page.Section("The full reproduction", "For a machine with a GPU.", new CodeBlock("plan", report.FullPlan));
+    }
+
+    /// <summary>The verdict's conditions and the experiments with their charts and tables, each with its heading and what to look for.</summary>
+    /// <param name="report">What was found.</param>
+    public static IEnumerable<(string Heading, string? Lead, IReadOnlyList<IReportBlock> Blocks)> Sections(ReproductionReport report)
+    {
         if (report.Checks.Count > 0)
         {
-            page = page.Section("The verdict", "Mean and 95 % interval over the seeds, against the smallest effect that counts.", new DataTable(
+            yield return ("The verdict", "Mean and 95 % interval over the seeds, against the smallest effect that counts.", [new DataTable(
                 [new Column("effect"), new Column("measured", Numeric: true), new Column("needed", Numeric: true), new Column("")],
-                [.. report.Checks.Select(c => (IReadOnlyList<string>)[c.Statement, c.Measured, c.Needed, c.Holds ? "holds" : "fails"])]));
+                [.. report.Checks.Select(c => (IReadOnlyList<string>)[c.Statement, c.Measured, c.Needed, c.Holds ? "holds" : "fails"])])]);
         }
 
         foreach (ExperimentSummary summary in report.Experiments)
         {
             Experiment experiment = summary.Experiment;
-            page = page.Section(Sentence(experiment.Name), experiment.About,
+            yield return (Sentence(experiment.Name), experiment.About,
                 [
                     new Paragraph($"{Sentence(experiment.Metric)}; {Better(experiment)}mean and 95 % interval over {Seeds(report)}."),
                     .. Charts(summary),
                     new DataTable([.. Headings(summary)], [.. Rows(summary)]),
                 ]);
         }
-
-        return page.Section("The full reproduction", "For a machine with a GPU.", new CodeBlock("plan", report.FullPlan));
     }
 
     /// <summary>The tables of arms and metrics and the verdict as Markdown, for the system's page in docs/.</summary>

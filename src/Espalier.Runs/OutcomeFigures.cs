@@ -42,8 +42,9 @@ public static class OutcomeFigures
         IReadOnlyDictionary<string, string> figures = Of(outcome);
         foreach (string name in Headlines)
         {
-            // Of several stages the last one counts; a verdict is one only of the whole.
-            string? key = figures.Keys.LastOrDefault(k => k == name) ?? (name == "verdict" ? null : figures.Keys.LastOrDefault(k => k.EndsWith("." + name, StringComparison.Ordinal)));
+            // Of several stages the last one counts, not a packed form in the table of speeds; a verdict is one only of the whole.
+            string? key = figures.Keys.LastOrDefault(k => k == name)
+                ?? (name == "verdict" ? null : figures.Keys.LastOrDefault(k => k.EndsWith("." + name, StringComparison.Ordinal) && !k.StartsWith("speed.", StringComparison.Ordinal)));
             if (key is not null)
             {
                 string value = figures[key];

@@ -62,7 +62,7 @@ public abstract class RunDatabase(DbContextOptions options) : DbContext(options)
         conventions.Properties<DateTime>().HaveConversion<Utc>();
 
     // SQLite forgets that a time is UTC.
-    private sealed class Utc() : ValueConverter<DateTime, DateTime>(t => t.ToUniversalTime(), t => DateTime.SpecifyKind(t, DateTimeKind.Utc));
+    internal sealed class Utc() : ValueConverter<DateTime, DateTime>(t => t.ToUniversalTime(), t => DateTime.SpecifyKind(t, DateTimeKind.Utc));
 }
 
 /// <summary>The run store in a file of SQLite.</summary>

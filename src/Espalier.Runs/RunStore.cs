@@ -38,7 +38,7 @@ public sealed partial class RunStore : IRunStore
             }
             else
             {
-                await StoreMigration.PostgresAsync(store._open, cancellation).ConfigureAwait(false);
+                await StoreMigration.PostgresAsync(store._open, location.Connection!, cancellation).ConfigureAwait(false);
             }
         }
         catch (Exception fault) when (IsFaultOfStore(fault))
@@ -262,8 +262,10 @@ public sealed partial class RunStore : IRunStore
         }
     }
 
+    internal static string ConnectionOf(string file) => new SqliteConnectionStringBuilder { DataSource = file, DefaultTimeout = BusySeconds, ForeignKeys = true }.ConnectionString;
+
     internal static SqliteRunDatabase OpenSqlite(string file) => new(new DbContextOptionsBuilder<SqliteRunDatabase>()
-        .UseSqlite(new SqliteConnectionStringBuilder { DataSource = file, DefaultTimeout = BusySeconds, ForeignKeys = true }.ConnectionString)
+        .UseSqlite(ConnectionOf(file))
         .AddInterceptors(SqliteManners.Instance).Options);
 
     internal static PostgresRunDatabase OpenPostgres(string connection) => new(new DbContextOptionsBuilder<PostgresRunDatabase>()

@@ -1,4 +1,5 @@
 using System.Data.Common;
+using Microsoft.Data.Sqlite;
 using Microsoft.EntityFrameworkCore;
 using Microsoft.EntityFrameworkCore.Diagnostics;
 using Npgsql;
@@ -8,14 +9,20 @@ namespace Espalier.Runs;
 /// <summary>Makes the tables of a store, and brings those of an older version up to date.</summary>
 internal static class StoreMigration
 {
+    /// <summary>The last migrations, which a store that is up to date names; a test compares them with those there are.</summary>
+    internal const string LastOfSqlite = "20261127081907_First", LastOfPostgres = "20261127081916_First";
+
+    // What EF Core keeps of migrations, read without it: to ask it costs every command the time to load it.
+    private const string Newest = "SELECT MAX(\"MigrationId\") FROM \"__EFMigrationsHistory\"";
+
     private static readonly TimeSpan LongestWait = TimeSpan.FromSeconds(60);
 
     public static async Task SqliteAsync(Func<RunDatabase> open, string file, CancellationToken cancellation)
     {
         Directory.CreateDirectory(Path.GetDirectoryName(file)!);
-        using (RunDatabase db = open())
+        using (var connection = new SqliteConnection(RunStore.ConnectionOf(file)))
         {
-            if (File.Exists(file) && !(await db.Database.GetPendingMigrationsAsync(cancellation).ConfigureAwait(false)).Any())
+            if (File.Exists(file) && await IsUpToDateAsync(connection, LastOfSqlite, cancellation).ConfigureAwait(false))
             {
                 return;
             }
@@ -30,8 +37,16 @@ internal static class StoreMigration
         await writer.Database.MigrateAsync(cancellation).ConfigureAwait(false);
     }
 
-    public static async Task PostgresAsync(Func<RunDatabase> open, CancellationToken cancellation)
+    public static async Task PostgresAsync(Func<RunDatabase> open, string address, CancellationToken cancellation)
     {
+        using (var connection = new NpgsqlConnection(address))
+        {
+            if (await IsUpToDateAsync(connection, LastOfPostgres, cancellation).ConfigureAwait(false))
+            {
+                return;
+            }
+        }
+
         for (int attempt = 1; ; attempt++)
         {
             using RunDatabase db = open();
@@ -46,6 +61,22 @@ internal static class StoreMigration
                 // Two processes made the database, or its table of migrations, at the same moment.
                 await Task.Delay(200 * attempt, cancellation).ConfigureAwait(false);
             }
+        }
+    }
+
+    private static async Task<bool> IsUpToDateAsync(DbConnection connection, string last, CancellationToken cancellation)
+    {
+        try
+        {
+            await connection.OpenAsync(cancellation).ConfigureAwait(false);
+            using DbCommand command = connection.CreateCommand();
+            command.CommandText = Newest;
+            return await command.ExecuteScalarAsync(cancellation).ConfigureAwait(false) is string newest && string.CompareOrdinal(newest, last) >= 0;
+        }
+        catch (DbException)
+        {
+            // No such file, database or table yet, or a real fault: EF Core finds out which.
+            return false;
         }
     }
 

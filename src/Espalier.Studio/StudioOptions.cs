@@ -1,6 +1,7 @@
 using System.Net;
 using System.Security.Cryptography.X509Certificates;
 using Espalier.Runtime;
+using Espalier.Studio.Runs;
 
 namespace Espalier.Studio;
 
@@ -42,6 +43,9 @@ public sealed record StudioOptions
 
     /// <summary>The tool that runs are started with: program and first words. Null: this program.</summary>
     public IReadOnlyList<string>? Tool { get; init; }
+
+    /// <summary>The commands that can be started from a form beside pruning; null for none.</summary>
+    public IToolCommands? Commands { get; init; }
 
     /// <summary>The default of <see cref="Home"/>.</summary>
     public static string DefaultHome =>

@@ -107,6 +107,7 @@ public sealed class StudioServer : IAsyncDisposable
         services.AddSingleton<DoctorVisit>();
         services.AddSingleton<RunShelf>();
         services.AddSingleton<RunFeed>();
+        services.AddSingleton<Reproductions>();
         services.AddSingleton<RunStarter>();
         services.AddHostedService(provider => provider.GetRequiredService<RunStarter>());
         services.AddSingleton<Subscriptions>();
@@ -115,6 +116,7 @@ public sealed class StudioServer : IAsyncDisposable
         services.AddHostedService(provider => provider.GetRequiredService<Postman>());
         services.AddSingleton<TextShelf>();
         services.AddSingleton<PlanDesk>();
+        services.AddSingleton<CommandDesk>();
         services.AddSingleton<PartOptions>();
         services.AddDataProtection().SetApplicationName("espalier-studio").UseEphemeralDataProtectionProvider();
         services.AddAntiforgery(a =>
@@ -150,7 +152,6 @@ public sealed class StudioServer : IAsyncDisposable
         app.UseMiddleware<SecurityHeaders>();
         app.UseMiddleware<HostGuard>();
         app.UseMiddleware<TokenGate>();
-        app.UseWhen(context => !context.Request.Path.StartsWithSegments("/api") && !context.Request.Path.StartsWithSegments("/assets"), pages => pages.UseStatusCodePagesWithReExecute("/not-found"));
         app.UseRouting();
         app.UseRateLimiter();
         app.UseMiddleware<ApiGuard>();

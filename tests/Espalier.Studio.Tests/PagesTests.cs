@@ -9,14 +9,15 @@ public sealed class PagesTests(StudioHouse house)
     // What has no name for a screen reader: controls without text, label or aria-label; pictures without words.
     private const string Nameless = """
         () => [...document.querySelectorAll('a[href],button,input:not([type=hidden]),select,textarea,svg[role=img],canvas,[role=progressbar]')]
-          .filter(e => e.checkVisibility() && !(e.getAttribute('aria-label') || (e.getAttribute('aria-labelledby')) || e.closest('label')?.textContent.trim() || e.textContent.trim() || e.querySelector('title') || e.title))
+          .filter(e => e.checkVisibility() && !(e.getAttribute('aria-label') || (e.getAttribute('aria-labelledby')) || [...(e.labels ?? [])].some(l => l.textContent.trim()) || e.textContent.trim() || e.querySelector('title') || e.title))
           .map(e => e.outerHTML.slice(0, 120))
         """;
 
     public static TheoryData<string, string> Pages => new()
     {
-        { "runs", "/" }, { "run", "/runs/{run}" }, { "compare", "/compare" }, { "new", "/new" }, { "models", "/models" }, { "model", "/models/{model}" },
+        { "runs", "/" }, { "run", "/runs/{run}" }, { "compare", "/compare" }, { "new", "/new" }, { "new-train", "/new/train" }, { "new-adapt", "/new/adapt" }, { "new-eval", "/new/eval" }, { "new-compare", "/new/compare" }, { "new-reproduce", "/new/reproduce" }, { "new-nothing", "/new/nothing" }, { "models", "/models" }, { "model", "/models/{model}" },
         { "systems", "/systems" }, { "system", "/systems/wanda" }, { "system-later", "/systems/ssd" }, { "doctor", "/doctor" }, { "digest", "/digest" }, { "missing", "/nowhere" },
+        { "missing-run", "/runs/0123456789abcdef0123456789abcdef" }, { "missing-system", "/systems/nothing" }, { "missing-model", "/models/nothing" },
     };
 
     [Theory]
@@ -31,7 +32,7 @@ public sealed class PagesTests(StudioHouse house)
             var faults = new List<string>();
             page.Console += (_, message) =>
             {
-                if (message.Type is "error" && !(name is "missing" && message.Text.Contains("404", StringComparison.Ordinal)))
+                if (message.Type is "error" && !((name.StartsWith("missing", StringComparison.Ordinal) || name is "new-nothing") && message.Text.Contains("404", StringComparison.Ordinal)))
                 {
                     faults.Add(message.Text);
                 }
@@ -108,7 +109,7 @@ public sealed class PagesTests(StudioHouse house)
         await page.Locator("[data-word='prune.criterion']").SelectOptionAsync("magnitude");
         await page.Locator("[data-word='retrain.method']").SelectOptionAsync("");
         await page.GetByLabel("Windows to measure").FillAsync("4");
-        await page.GetByText("This plan can be started.").WaitForAsync();
+        await page.Locator("[data-verdict]:not([aria-busy])", new PageLocatorOptions { HasTextString = "This can be started." }).WaitForAsync();
         (await page.Locator("[data-yaml]").TextContentAsync())!.ShouldContain("sparsity: 0.6");
         await page.GetByRole(AriaRole.Button, new PageGetByRoleOptions { NameString = "Start", Exact = true }).ClickAsync();
         await page.WaitForURLAsync("**/runs/*");

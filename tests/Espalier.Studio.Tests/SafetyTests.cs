@@ -68,6 +68,13 @@ public sealed class SafetyTests(StudioHouse house)
             answer.StatusCode.ShouldBe(HttpStatusCode.BadRequest, model);
         }
 
+        foreach (string value in new[] { "/etc", "../model", "~/model", "a\\b" })
+        {
+            HttpResponseMessage teacher = await house.Api.PostAsJsonAsync("/api/v1/runs", new { model = Models.ModelShelf.KeyOf(Assets.DefaultModel), calibration = "austen-train", words = new Dictionary<string, string> { ["retrain.method"] = "minitron", ["retrain.teacher_model"] = value } });
+            teacher.StatusCode.ShouldBe(HttpStatusCode.BadRequest, value);
+            (await teacher.Content.ReadAsStringAsync()).ShouldContain("takes no path here");
+        }
+
         HttpResponseMessage outside = await house.Api.PostAsJsonAsync("/api/v1/runs", new { model = Models.ModelShelf.KeyOf(Assets.DefaultModel), words = new Dictionary<string, string> { ["out"] = "/tmp/x" } });
         outside.StatusCode.ShouldBe(HttpStatusCode.BadRequest);
     }
@@ -93,7 +100,9 @@ public sealed class SafetyTests(StudioHouse house)
         HttpResponseMessage page = await house.Api.GetAsync("/");
         page.Headers.GetValues("Content-Security-Policy").Single().ShouldContain("script-src 'self'");
         page.Headers.GetValues("X-Content-Type-Options").Single().ShouldBe("nosniff");
-        (await house.Api.GetAsync("/api/v1/nothing")).StatusCode.ShouldBe(HttpStatusCode.NotFound);
+        HttpResponseMessage nothing = await house.Api.GetAsync("/api/v1/nothing");
+        nothing.StatusCode.ShouldBe(HttpStatusCode.NotFound);
+        (await nothing.Content.ReadAsStringAsync()).ShouldContain("no such address");
         (await house.Api.GetStringAsync("/openapi/v1.json")).ShouldContain("StartRun");
     }
 
@@ -116,5 +125,95 @@ public sealed class SafetyTests(StudioHouse house)
         }
 
         last.ShouldBe(HttpStatusCode.TooManyRequests);
+    }
+
+    [Fact]
+    public async Task Beyond_this_machine_it_serves_https_to_those_who_have_the_token_and_nothing_else()
+    {
+        const string Token = "correct-horse-battery", Password = "staple";
+        string file = Path.Combine(house.Home, "studio.p12");
+        await File.WriteAllBytesAsync(file, Certificate(Password));
+        var options = new StudioOptions { Host = "0.0.0.0", Port = 0, Token = Token, Certificate = file, CertificatePassword = Password, Home = Path.Combine(house.Home, "secure"), Runs = Path.Combine(house.Home, "secure.db") };
+
+        // What is missing is said in one sentence, and nothing is opened.
+        foreach ((StudioOptions bare, string word) in new[]
+        {
+            (options with { Token = null }, "demands a token"),
+            (options with { Certificate = null }, "demands HTTPS"),
+            (options with { Certificate = file + ".none" }, "no certificate"),
+            (options with { CertificatePassword = "wrong" }, "cannot be opened"),
+        })
+        {
+            string sentence = (await Should.ThrowAsync<EspalierException>(() => StudioServer.StartAsync(bare))).Message;
+            sentence.ShouldContain(word);
+            sentence.ShouldNotContain("\n");
+            sentence.ShouldNotContain(Password);
+        }
+
+        await using StudioServer studio = await StudioServer.StartAsync(options);
+        studio.Address.Scheme.ShouldBe("https");
+        var address = new Uri($"https://localhost:{studio.Address.Port}");
+        using (var strict = new HttpClient { BaseAddress = address })
+        {
+            await Should.ThrowAsync<HttpRequestException>(() => strict.GetAsync("/"), "a certificate of one's own is no secret agreement: clients that do not know it refuse it");
+        }
+
+        using var trusting = new HttpClientHandler { AllowAutoRedirect = false, UseCookies = false, ServerCertificateCustomValidationCallback = (_, shown, _, _) => shown!.Subject == "CN=localhost" };
+        using var client = new HttpClient(trusting) { BaseAddress = address };
+        (await client.GetAsync("/api/v1/runs")).StatusCode.ShouldBe(HttpStatusCode.Unauthorized);
+        (await client.GetAsync("/")).Headers.Location!.ToString().ShouldBe("/sign-in");
+        HttpResponseMessage sign = await client.GetAsync("/sign-in");
+        sign.StatusCode.ShouldBe(HttpStatusCode.OK);
+        using (var request = new HttpRequestMessage(HttpMethod.Get, "/api/v1/runs") { Headers = { Authorization = new("Bearer", Token) } })
+        {
+            HttpResponseMessage answer = await client.SendAsync(request);
+            answer.StatusCode.ShouldBe(HttpStatusCode.OK);
+            (await answer.Content.ReadAsStringAsync()).ShouldContain("\"total\":0");
+        }
+
+        // Signed in with the page's form, a browser holds a cookie that goes over HTTPS alone.
+        string form = System.Text.RegularExpressions.Regex.Match(await sign.Content.ReadAsStringAsync(), "name=\"__RequestVerificationToken\" value=\"([^\"]+)\"").Groups[1].Value;
+        using var post = new HttpRequestMessage(HttpMethod.Post, "/sign-in/token") { Content = new FormUrlEncodedContent([new("token", Token), new("__RequestVerificationToken", form)]) };
+        post.Headers.Add("Cookie", sign.Headers.GetValues("Set-Cookie").Select(c => c.Split(';')[0]));
+        HttpResponseMessage signed = await client.SendAsync(post);
+        string cookie = signed.Headers.GetValues("Set-Cookie").Single(c => c.StartsWith("espalier-session", StringComparison.Ordinal));
+        cookie.ShouldContain("secure", Case.Insensitive);
+        cookie.ShouldContain("httponly", Case.Insensitive);
+        cookie.ShouldNotContain(Token);
+        using var home = new HttpRequestMessage(HttpMethod.Get, "/") { Headers = { { "Cookie", cookie.Split(';')[0] } } };
+        (await client.SendAsync(home)).StatusCode.ShouldBe(HttpStatusCode.OK);
+
+        // Whoever speaks plain HTTP to it gets no page.
+        using var plain = new HttpClient { BaseAddress = new Uri($"http://localhost:{studio.Address.Port}") };
+        await Should.ThrowAsync<HttpRequestException>(() => plain.GetAsync("/"));
+    }
+
+    [Fact]
+    public async Task The_command_refuses_plain_http_beyond_this_machine_in_one_sentence()
+    {
+        Environment.SetEnvironmentVariable("ESPALIER_STUDIO_TOKEN", "correct-horse-battery");
+        try
+        {
+            using var output = new StringWriter();
+            using var error = new StringWriter();
+            int code = await Espalier.Cli.EspalierCommandLine.RunAsync(["studio", "--host", "0.0.0.0", "--port", "0", "--no-browser", "--home", house.Home], output, error);
+            code.ShouldBe(Espalier.Cli.ExitCode.UserError);
+            error.ToString().Trim().Split('\n').ShouldHaveSingleItem().ShouldContain("demands HTTPS; name a PKCS #12 file with --certificate");
+        }
+        finally
+        {
+            Environment.SetEnvironmentVariable("ESPALIER_STUDIO_TOKEN", null);
+        }
+    }
+
+    private static byte[] Certificate(string password)
+    {
+        using var key = System.Security.Cryptography.ECDsa.Create(System.Security.Cryptography.ECCurve.NamedCurves.nistP256);
+        var request = new System.Security.Cryptography.X509Certificates.CertificateRequest("CN=localhost", key, System.Security.Cryptography.HashAlgorithmName.SHA256);
+        var names = new System.Security.Cryptography.X509Certificates.SubjectAlternativeNameBuilder();
+        names.AddDnsName("localhost");
+        request.CertificateExtensions.Add(names.Build());
+        using var certificate = request.CreateSelfSigned(DateTimeOffset.UtcNow.AddMinutes(-5), DateTimeOffset.UtcNow.AddHours(1));
+        return certificate.Export(System.Security.Cryptography.X509Certificates.X509ContentType.Pkcs12, password);
     }
 }

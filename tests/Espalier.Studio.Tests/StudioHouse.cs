@@ -42,6 +42,7 @@ public sealed class StudioHouse : IAsyncLifetime
             Runs = Path.Combine(_folder, "runs.db"),
             WorkPerMinute = 500,
             Tool = ["dotnet", Path.Combine(AppContext.BaseDirectory, "Espalier.Cli.dll")],
+            Commands = new Espalier.Cli.Commands.CommandForms(),
             Mail = new MailOptions { Host = "127.0.0.1", Port = Smtp.Port, Tls = false, From = "espalier@example.org" },
         };
         Studio = await StudioServer.StartAsync(Options, message => TestContext.Current.SendDiagnosticMessage(message));

@@ -52,7 +52,7 @@ public sealed class ArchitectureTests
         {
             string? line = File.ReadLines(file).FirstOrDefault(l => l.StartsWith("namespace ", StringComparison.Ordinal));
             string wanted = Path.GetRelativePath(source, Path.GetDirectoryName(file)!).Replace(Path.DirectorySeparatorChar, '.');
-            if (line is not null && line != $"namespace {wanted};")
+            if (line is not null && line.TrimEnd(';') != $"namespace {wanted}")
             {
                 wrong.Add($"{Path.GetRelativePath(TestPaths.Repository, file)} says '{line}', its folder {wanted}");
             }

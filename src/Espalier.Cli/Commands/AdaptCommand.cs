@@ -52,6 +52,14 @@ internal sealed partial class AdaptCommand : EspalierCommand
         KeepRuns();
     }
 
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed)
+    {
+        _words.Read(parsed);
+        _words.Optimizer(parsed);
+        Method(parsed);
+    }
+
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         TrainingOptions options = _words.Read(parsed);

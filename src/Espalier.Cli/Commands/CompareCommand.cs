@@ -46,16 +46,24 @@ internal sealed class CompareCommand : EspalierCommand
         KeepRuns();
     }
 
-    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed) => Request(parsed).Check();
+
+    private ComparisonRequest Request(ParseResult parsed)
     {
         var words = _shared.Select(s => (s.Path, Value: parsed.GetValue(s.Option))).Where(s => s.Value is not null).ToDictionary(s => s.Path, s => s.Value!);
         ComparisonRequest request = ComparisonRequest.Read(parsed.GetRequiredValue(_plans), words);
-        request = request with
+        return request with
         {
             Seeds = parsed.GetValue(_seeds) is { } seeds ? Inputs.Seeds(seeds) : request.Seeds,
             Out = parsed.GetValue(_out) ?? request.Out,
             Keep = parsed.GetValue(_keep),
         };
+    }
+
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    {
+        ComparisonRequest request = Request(parsed);
         context.Recording?.Describe(null, request.Out, null, null);
         ComparisonReport report = await Comparison.RunAsync(request, context.Device, context.Progress, cancellation).ConfigureAwait(false);
         context.Show(report, () => Print(context, report));

@@ -39,11 +39,19 @@ internal sealed class ComplexityCommand : EspalierCommand
 
     private sealed record Point(double Beta, long Parameters, long Macs, double? Accuracy);
 
-    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed) => Methods(parsed);
+
+    private (Ifm Method, Ifm[] Others) Methods(ParseResult parsed)
     {
         Ifm method = PlanWords.Method<Ifm>(parsed.GetRequiredValue(_method), parsed.GetValue(_set) ?? []);
         double[] betas = [.. (parsed.GetValue(_curve) ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).Select(Number)];
-        Ifm[] others = [.. betas.Select(b => method with { Beta = b })];
+        return (method, [.. betas.Select(b => method with { Beta = b })]);
+    }
+
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    {
+        (Ifm method, Ifm[] others) = Methods(parsed);
         string folder = await Inputs.ModelAsync(parsed.GetRequiredValue(_model), context, cancellation).ConfigureAwait(false);
         EspalierException.Require(VisionConfig.IsVision(folder), $"{parsed.GetRequiredValue(_model)} is no vision net; channels are merged in convolutional nets with ReLU.");
         using VisionModel net = VisionModel.Load(folder, context.Device);

@@ -17,6 +17,7 @@ internal abstract class EspalierCommand : Command
             using CommandContext context = CommandContext.From(this, parsed);
             try
             {
+                Check(parsed);
                 int code = await RunAsync(parsed, context, cancellation).ConfigureAwait(false);
                 await (context.Recording?.FinishAsync(code) ?? Task.CompletedTask).ConfigureAwait(false);
                 return code;
@@ -43,7 +44,14 @@ internal abstract class EspalierCommand : Command
         Add(new Option<string[]>("--tag") { Description = "A word that groups runs in `espalier runs`; may be given several times.", HelpName = "word" });
     }
 
-    /// <summary>Does the work.</summary>
+    /// <summary>Refuses words that do not go together, before any file is opened; forms ask this while one types.</summary>
+    /// <param name="parsed">The words.</param>
+    /// <exception cref="Espalier.Runtime.EspalierException">With what to change.</exception>
+    internal virtual void Check(ParseResult parsed)
+    {
+    }
+
+    /// <summary>Does the work; <see cref="Check"/> has been asked.</summary>
     /// <returns>One of <see cref="ExitCode"/>.</returns>
     protected abstract Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation);
 }

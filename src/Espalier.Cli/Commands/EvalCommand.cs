@@ -51,6 +51,25 @@ internal sealed class EvalCommand : EspalierCommand
         KeepRuns();
     }
 
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed)
+    {
+        string? tasks = parsed.GetValue(_tasks);
+        if (tasks == TaskWords.List)
+        {
+            return;
+        }
+
+        EspalierException.Require(parsed.GetValue(_data) is not null || tasks is not null, "There is nothing to measure; give --data for perplexity, --tasks for multiple-choice tasks, or both.");
+        EspalierException.Require(parsed.GetValue(_model) is not null, "Which model to measure is not said; give its folder or hub id.");
+        EspalierException.Require(parsed.GetValue(_windows) >= 0, $"--windows {parsed.GetValue(_windows)} is not possible; give 1 or more, or 0 for all.");
+        EspalierException.Require(tasks is not null || parsed.GetValue(_taskData) is not { Length: > 0 }, "--task-data is given without --tasks; name the tasks to run.");
+        if (tasks is not null)
+        {
+            TaskWords.Named(tasks);
+        }
+    }
+
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         string? reference = parsed.GetValue(_data), tasks = parsed.GetValue(_tasks), output = parsed.GetValue(_output);
@@ -60,14 +79,11 @@ internal sealed class EvalCommand : EspalierCommand
             return ExitCode.Success;
         }
 
-        EspalierException.Require(reference is not null || tasks is not null, "There is nothing to measure; give --data for perplexity, --tasks for multiple-choice tasks, or both.");
-        string word = parsed.GetValue(_model) ?? throw new EspalierException("Which model to measure is not said; give its folder or hub id.");
+        string word = parsed.GetRequiredValue(_model)!;
         int most = parsed.GetValue(_windows);
-        EspalierException.Require(most >= 0, $"--windows {most} is not possible; give 1 or more, or 0 for all.");
         EspalierException.Require(output is null || Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(output))),
             $"--output {output} lies in a folder that does not exist; make the folder first.");
         string[] taskData = parsed.GetValue(_taskData) ?? [];
-        EspalierException.Require(tasks is not null || taskData.Length == 0, "--task-data is given without --tasks; name the tasks to run.");
         var options = new MultipleChoiceOptions { FewShot = parsed.GetValue(_fewShot), Limit = parsed.GetValue(_limit), Seed = new Seed(parsed.GetValue(_seed)) };
         IReadOnlyList<TaskData> questions = tasks is null ? [] : TaskWords.Open(tasks, taskData, options, context, cancellation);
         IReadOnlyList<(string Folder, double Weight)> adapters = AdapterWords.Parse(parsed.GetValue(_adapter));

@@ -41,11 +41,19 @@ internal sealed class MergeAdapterCommand : EspalierCommand
         KeepRuns();
     }
 
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed)
+    {
+        double most = parsed.GetValue(_most);
+        EspalierException.Require(most >= 0, string.Create(CultureInfo.InvariantCulture, $"--max-difference {most} is not possible; give 0 or more."));
+        IReadOnlyList<(string Folder, double Weight)> adapters = AdapterWords.Parse(parsed.GetValue(_adapter));
+        EspalierException.Require(!parsed.GetValue(_compact) || adapters is [{ Weight: 1 }], "--compact writes one adapter at weight 1; leave the others out.");
+    }
+
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         IReadOnlyList<(string Folder, double Weight)> adapters = AdapterWords.Parse(parsed.GetValue(_adapter));
         double most = parsed.GetValue(_most);
-        EspalierException.Require(most >= 0, string.Create(CultureInfo.InvariantCulture, $"--max-difference {most} is not possible; give 0 or more."));
         double? bound = parsed.GetValue(_force) ? null : most;
         string output = Path.GetFullPath(parsed.GetRequiredValue(_out));
         string folder = await Inputs.ModelAsync(parsed.GetRequiredValue(_model), context, cancellation).ConfigureAwait(false);
@@ -60,7 +68,6 @@ internal sealed class MergeAdapterCommand : EspalierCommand
 
         if (parsed.GetValue(_compact))
         {
-            EspalierException.Require(adapters is [{ Weight: 1 }], "--compact writes one adapter at weight 1; leave the others out.");
             return Compact(folder, adapters[0].Folder, masks, output, TypeOf(parsed.GetValue(_type) ?? StoredType(folder)), context);
         }
 

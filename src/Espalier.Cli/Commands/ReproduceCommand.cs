@@ -32,10 +32,16 @@ internal sealed class ReproduceCommand : EspalierCommand
         KeepRuns();
     }
 
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed)
+    {
+        Reproduction.For(parsed.GetRequiredValue(_slug).ToLowerInvariant());
+        Inputs.Seeds(parsed.GetRequiredValue(_seeds));
+    }
+
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         string slug = parsed.GetRequiredValue(_slug).ToLowerInvariant();
-        Reproduction.For(slug);
         IReadOnlyList<long> seeds = Inputs.Seeds(parsed.GetRequiredValue(_seeds));
         string folder = parsed.GetValue(_out) ?? Path.Combine("espalier-reproductions", slug);
         context.Recording?.Describe(null, folder, null, null);

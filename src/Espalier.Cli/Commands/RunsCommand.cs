@@ -9,12 +9,12 @@ namespace Espalier.Cli.Commands;
 internal sealed class RunsCommand : EspalierCommand
 {
     public RunsCommand()
-        : base("runs", "Lists, shows, compares, exports, deletes and resumes runs; every command that works on a model keeps its own.",
+        : base("runs", "Lists, shows, compares, tags, exports, deletes and resumes runs; every command that works on a model keeps its own.",
             "espalier runs list",
             "espalier runs show last",
             "espalier runs resume 3f9a01bc")
     {
-        foreach (EspalierCommand command in new EspalierCommand[] { new RunsListCommand(), new RunsShowCommand(), new RunsCompareCommand(), new RunsResumeCommand(), new RunsExportCommand(), new RunsDeleteCommand() })
+        foreach (EspalierCommand command in new EspalierCommand[] { new RunsListCommand(), new RunsShowCommand(), new RunsCompareCommand(), new RunsTagCommand(add: true), new RunsTagCommand(add: false), new RunsResumeCommand(), new RunsExportCommand(), new RunsDeleteCommand() })
         {
             Add(command);
         }

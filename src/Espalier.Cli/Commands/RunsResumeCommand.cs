@@ -31,14 +31,14 @@ internal sealed class RunsResumeCommand : EspalierCommand
         IReadOnlyList<string> words = ResumeWords.ToGoOn(run);
         if (parsed.GetValue(_print))
         {
-            context.Show(new { folder = run.WorkingFolder, words, line = ResumeWords.Shell(words), goesOn = ResumeWords.GoesOn(run.Command) }, () => context.Output.WriteLine(ResumeWords.Shell(words)));
+            context.Show(new { folder = run.WorkingFolder, words, line = ShellWords.Line(words), goesOn = ResumeWords.GoesOn(run.Command) }, () => context.Output.WriteLine(ShellWords.Line(words)));
             return ExitCode.Success;
         }
 
         EspalierException.Require(run.State is not RunState.Running, $"Run {run.ShortId} is at work (process {run.ProcessId}); stop it first, or wait for its end.");
         EspalierException.Require(run.WorkingFolder.Length == 0 || Directory.Exists(run.WorkingFolder),
             $"The folder that the run was started in, {run.WorkingFolder}, is not there; `espalier runs resume {run.ShortId} --print` shows the command to give elsewhere.");
-        context.Progress.Say(ResumeWords.Shell(words));
+        context.Progress.Say(ShellWords.Line(words));
         string here = Environment.CurrentDirectory;
         Recording.Resuming.Value = run.Id;
         try
@@ -75,10 +75,4 @@ internal static class ResumeWords
 
     /// <summary>Whether a command keeps what it has finished; the others begin anew.</summary>
     public static bool GoesOn(string command) => command is "prune" or "compare" or "search" or "reproduce" or "train" or "adapt";
-
-    /// <summary>Words as one types them.</summary>
-    public static string Shell(IReadOnlyList<string> words) => string.Join(' ', words.Select(Quoted).Prepend("espalier"));
-
-    private static string Quoted(string word) =>
-        word.Length > 0 && word.All(c => char.IsLetterOrDigit(c) || "-_./:=,@+%".Contains(c, StringComparison.Ordinal)) ? word : $"'{word.Replace("'", "'\\''", StringComparison.Ordinal)}'";
 }

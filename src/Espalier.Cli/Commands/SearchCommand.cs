@@ -62,7 +62,10 @@ internal sealed class SearchCommand : EspalierCommand
         KeepRuns();
     }
 
-    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed) => Plan(parsed).Bind<SearchRequest>();
+
+    private PlanFile Plan(ParseResult parsed)
     {
         PlanFile plan = PlanWords.Start(parsed.GetRequiredValue(_model));
         foreach ((Option<string?> option, string path) in _words)
@@ -74,7 +77,12 @@ internal sealed class SearchCommand : EspalierCommand
         EspalierException.Require(plan.Values.ContainsKey("out"), "The output folder is missing; name it with --out DIR (or `out:` in the file).");
 
         // Options of retraining alone are those of distillation, which a search takes by itself.
-        plan = plan.At("retrain") is IReadOnlyDictionary<string, object?> retrain && !retrain.ContainsKey("method") ? plan.With("retrain.method", "minitron") : plan;
+        return plan.At("retrain") is IReadOnlyDictionary<string, object?> retrain && !retrain.ContainsKey("method") ? plan.With("retrain.method", "minitron") : plan;
+    }
+
+    protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
+    {
+        PlanFile plan = Plan(parsed);
         var request = plan.Bind<SearchRequest>();
         context.Recording?.Describe(plan, request.Out, request.Model, request.Seed);
         if (parsed.GetValue(_dryRun))

@@ -34,10 +34,13 @@ internal sealed class SpeedCommand : EspalierCommand
 
     private sealed record Row(string Model, string Form, long BytesPerToken, double TokensPerSecond, double PromptTokensPerSecond, double GigabytesPerSecond);
 
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed) =>
+        EspalierException.Require(parsed.GetValue(_tokens) > 0 && parsed.GetValue(_prompt) > 0 && parsed.GetValue(_repeats) > 0, "--tokens, --prompt and --repeats are whole numbers above 0.");
+
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         var options = new DecodingSpeed.Options { NewTokens = parsed.GetValue(_tokens), PromptTokens = parsed.GetValue(_prompt), Repeats = parsed.GetValue(_repeats) };
-        EspalierException.Require(options is { NewTokens: > 0, PromptTokens: > 0, Repeats: > 0 }, "--tokens, --prompt and --repeats are whole numbers above 0.");
         string[] names = parsed.GetRequiredValue(_models);
         var models = new List<LanguageModel>();
         try

@@ -41,6 +41,7 @@ internal sealed class StudioCommand : EspalierCommand
             ModelFolders = parsed.GetValue(_models) ?? [],
             Home = parsed.GetValue(_home) ?? StudioOptions.DefaultHome,
             Mail = MailOptions.FromEnvironment(),
+            Commands = new CommandForms(),
         };
         foreach (string folder in options.ModelFolders)
         {

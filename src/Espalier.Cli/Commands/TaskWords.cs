@@ -19,8 +19,7 @@ internal static class TaskWords
     /// <exception cref="EspalierException">When a task is unknown, data is for none of the tasks, or data cannot be read.</exception>
     public static IReadOnlyList<TaskData> Open(string names, IReadOnlyList<string> data, MultipleChoiceOptions options, CommandContext context, CancellationToken cancellation)
     {
-        ChoiceTask[] tasks = [.. names.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries).Distinct().Select(ChoiceTasks.Find)];
-        EspalierException.Require(tasks.Length > 0, $"--tasks names no task; for example --tasks {ChoiceTasks.All[0].Name},{ChoiceTasks.All[1].Name}.");
+        ChoiceTask[] tasks = Named(names);
         var sources = new Dictionary<string, DataReference>();
         foreach (string word in data)
         {
@@ -40,6 +39,15 @@ internal static class TaskWords
         }
 
         return opened;
+    }
+
+    /// <summary>The tasks of <c>arc_easy,piqa</c>, each once.</summary>
+    /// <exception cref="EspalierException">For an unknown one, or none.</exception>
+    public static ChoiceTask[] Named(string names)
+    {
+        ChoiceTask[] tasks = [.. names.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries).Distinct().Select(ChoiceTasks.Find)];
+        EspalierException.Require(tasks.Length > 0, $"--tasks names no task; for example --tasks {ChoiceTasks.All[0].Name},{ChoiceTasks.All[1].Name}.");
+        return tasks;
     }
 
     /// <summary>The known tasks as a result.</summary>

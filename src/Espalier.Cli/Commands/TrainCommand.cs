@@ -63,13 +63,21 @@ internal sealed partial class TrainCommand : EspalierCommand
         KeepRuns();
     }
 
+    /// <inheritdoc/>
+    internal override void Check(ParseResult parsed)
+    {
+        _words.Read(parsed);
+        _ = Sparse(parsed);
+        IOptimizerMethod? optimizer = _words.Optimizer(parsed);
+        EspalierException.Require(Method(parsed) is null || optimizer is null, "--method runs its own trainings with adamw, sgd or mfac; give one of these as --optimizer.");
+    }
+
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
     {
         TrainingOptions options = _words.Read(parsed);
         ISparseTraining? sparse = Sparse(parsed);
         IOptimizerMethod? optimizer = _words.Optimizer(parsed);
         IVisionMethod? method = Method(parsed);
-        EspalierException.Require(method is null || optimizer is null, "--method runs its own trainings with adamw, sgd or mfac; give one of these as --optimizer.");
         string output = Path.GetFullPath(parsed.GetRequiredValue(_out)), state = Path.Combine(output, StateFolderName);
         bool resume = parsed.GetValue(_resume);
         EspalierException.Require(resume || !TrainingStates.Any(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");

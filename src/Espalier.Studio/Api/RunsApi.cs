@@ -89,7 +89,7 @@ internal static class RunsApi
                 await context.Response.Body.FlushAsync(cancellation).ConfigureAwait(false);
             }
         }).WithName("WatchRun").WithSummary("A run as it goes, as server-sent events: run, metrics, log, end.").Produces(200, contentType: "text/event-stream");
-        runs.MapGet("/{id}/files/{name}", async (RunShelf shelf, string id, string name, bool? show, HttpContext context, CancellationToken cancellation) =>
+        runs.MapGet("/{id}/files/{**name}", async (RunShelf shelf, string id, string name, bool? show, HttpContext context, CancellationToken cancellation) =>
         {
             FileInfo file = RunShelf.FileOf(await shelf.GetAsync(id, cancellation).ConfigureAwait(false), name);
             bool page = show == true && file.Extension is ".html";
@@ -130,11 +130,20 @@ internal static class RunsApi
         }).WithName("DeleteRun").WithSummary("Takes a run out of the store; its files stay.");
         runs.MapPost("", async (RunStarter starter, PlanDesk desk, PlanDraft draft, CancellationToken cancellation) =>
         {
-            EspalierException.Require(draft.Title is null or { Length: <= 120 }, "The name is longer than 120 letters.");
-            EspalierException.Require((draft.Tags ?? []).All(t => t.Length <= 40), "A tag has at most 40 letters.");
-            Run run = await starter.StartAsync(desk.Read(draft), draft.Title?.Trim() ?? "", [.. (draft.Tags ?? []).Select(t => t.Trim()).Where(t => t.Length > 0)], cancellation).ConfigureAwait(false);
+            (string title, IReadOnlyList<string> tags) = Named(draft.Title, draft.Tags);
+            Run run = await starter.StartAsync(desk.Read(draft), title, tags, cancellation).ConfigureAwait(false);
             return TypedResults.Created($"/api/v1/runs/{run.Id}", RunCard.Of(run));
         }).RequireRateLimiting(StudioServer.StartsWork).WithName("StartRun").WithSummary("Starts a pruning run from a draft of its plan.");
+        RouteGroupBuilder commands = api.MapGroup("/commands").WithTags("Runs");
+        commands.MapGet("", (CommandDesk desk) => desk.Forms).WithName("ListCommands").WithSummary("The commands that can be started, with their options, as the command line has them.");
+        commands.MapGet("/{command}/choices/{field}", (CommandDesk desk, string command, string field) => ChoicesAsync(desk, command, field)).WithName("GetChoices").WithSummary("The models, texts, adapters or plans that can stand for an option, with the keys that a draft calls them by.");
+        commands.MapPost("/check", (CommandDesk desk, CommandDraft draft) => desk.Check(draft)).WithName("CheckCommand").WithSummary("Whether a command can be started as it stands, with its command line.");
+        commands.MapPost("", async (RunStarter starter, CommandDesk desk, CommandDraft draft, CancellationToken cancellation) =>
+        {
+            (string title, IReadOnlyList<string> tags) = Named(draft.Title, draft.Tags);
+            Run run = await starter.StartAsync(desk, draft, title, tags, cancellation).ConfigureAwait(false);
+            return TypedResults.Created($"/api/v1/runs/{run.Id}", RunCard.Of(run));
+        }).RequireRateLimiting(StudioServer.StartsWork).WithName("StartCommand").WithSummary("Starts a command: train, adapt, eval, compare, reproduce and others.");
         api.MapPost("/plans/check", (PlanDesk desk, PlanDraft draft) => desk.Check(draft)).WithTags("Runs").WithName("CheckPlan").WithSummary("Whether a draft can be started, with the plan as YAML.");
         api.MapGet("/parts/{part}", (PartOptions parts, string part) => StudioApi.Found(() => parts.Of(part))).WithTags("Runs").WithName("GetParts").WithSummary("What can stand at a place of a plan, with its options.");
         api.MapGet("/compare", async (RunShelf shelf, string ids, CancellationToken cancellation) =>
@@ -157,6 +166,17 @@ internal static class RunsApi
         Skip = Math.Max(skip ?? 0, 0),
         Take = Math.Clamp(take ?? 50, 1, 200),
     };
+
+    private static (string Title, IReadOnlyList<string> Tags) Named(string? title, IReadOnlyList<string>? tags)
+    {
+        EspalierException.Require(title is null or { Length: <= 120 }, "The name is longer than 120 letters.");
+        string[] kept = [.. (tags ?? []).Select(t => t.Trim()).Where(t => t.Length > 0)];
+        EspalierException.Require(kept.All(t => t.Length <= 40) && kept.Length <= 20, "A tag has at most 40 letters, and a run takes at most 20 at once.");
+        return (title?.Trim() ?? "", kept);
+    }
+
+    private static async Task<IReadOnlyList<Choosable>> ChoicesAsync(CommandDesk desk, string command, string field) =>
+        await desk.ChoicesAsync(desk.Form(command).Fields.FirstOrDefault(f => f.Name.TrimStart('-') == field.TrimStart('-')) ?? throw new EspalierException($"{command} has no option '{field}'.")).ConfigureAwait(false);
 
     private static RunFull Full(RunDetails found) => new(RunCard.Of(found.Run), found.Run.Plan, found.Run.Seed, found.Run.ResumedFrom, found.Metrics, [.. found.Artefacts.Select(a => new RunFile(a.Name, a.Kind, a.Bytes))], RunFigures.Of(found.Run));
 

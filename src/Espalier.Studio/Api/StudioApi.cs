@@ -41,7 +41,7 @@ internal static class StudioApi
             .WithTags("Doctor").WithName("GetDoctor").WithSummary("What the doctor says of this machine.");
         RunsApi.Map(api);
         DigestApi.Map(api, routes);
-        api.MapFallback(() => TypedResults.NotFound(new ApiError("The API has no such address; /openapi/v1.json lists all.")));
+        api.Map("/{**rest}", () => TypedResults.NotFound(new ApiError("The API has no such address; /openapi/v1.json lists all."))).ExcludeFromDescription();
     }
 
     private static void Systems(RouteGroupBuilder group)

@@ -238,11 +238,11 @@ function chart(name) {
     for (const [v, anchor] of x1 === x0 ? [[x0, 'middle']] : [[x0, 'start'], [x1, 'end']]) svg.append(make('text', { x: x(v), y: high - 5, 'text-anchor': anchor, class: 'tick' }, number(v)));
     const path = list => list.map((p, i) => `${i ? 'L' : 'M'}${x(p.step).toFixed(1)} ${y(p.value).toFixed(1)}`).join('');
     const g = make('g', { class: 'leaf' });
-    if (finite.length > 12) {
+    if (finite.length > 40) {
       let mean = finite[0].value;
       const keep = Math.min(0.95, 1 - 8 / finite.length), smooth = finite.map(p => ({ step: p.step, value: mean = mean * keep + p.value * (1 - keep) }));
       g.append(make('path', { d: path(finite), class: 'line faint' }), make('path', { d: path(smooth), class: 'line' }));
-    } else g.append(make('path', { d: path(finite), class: 'line' }), ...finite.map(p => make('circle', { cx: x(p.step), cy: y(p.value), r: 3, class: 'dot shown' })));
+    } else g.append(make('path', { d: path(finite), class: 'line' }), ...(finite.length <= 25 ? finite : []).map(p => make('circle', { cx: x(p.step), cy: y(p.value), r: 3, class: 'dot shown' })));
     svg.append(g);
     const last = finite[finite.length - 1];
     now.textContent = number(last.value);
@@ -315,68 +315,121 @@ for (const place of $$('[data-run]')) {
 }
 
 // ── A new run ──────────────────────────────────────────────────────────────
-for (const builder of $$('[data-builder]')) {
-  const yaml = $('[data-yaml] code', builder), verdict = $('[data-verdict]', builder), start = $('[data-start]', builder), parts = new Map();
-  const cloned = JSON.parse($('#cloned').textContent || '{}');
+// A form that is checked as one types: what it says is asked of the server, shown, and started as it stands.
+function checked(form, { draft, check, start, show }) {
+  const verdict = $('[data-verdict]', form), button = $('[data-start]', form);
   let waiting, turn = 0;
-  const draft = () => {
-    const words = {};
-    for (const field of $$('[data-word]', builder)) {
-      const value = field.type === 'checkbox' ? (field.checked ? 'true' : 'false') : field.value.trim();
-      if (value !== '' && value !== field.dataset.default) words[field.dataset.word] = value;
-    }
-    const f = builder.elements;
-    return { model: f.model.value, calibration: f.calibration.value || null, evaluation: f.evaluation.value || null, title: f.title.value, prompts: [f.prompt.value].filter(Boolean), tags: f.tags.value.split(',').map(t => t.trim()).filter(Boolean), words };
-  };
-  const check = () => {
+  const bad = sentence => { verdict.removeAttribute('aria-busy'); verdict.textContent = sentence; verdict.classList.add('bad'); };
+  const ask = () => {
     clearTimeout(waiting);
+    // What stands there is of the form as it was.
+    verdict.setAttribute('aria-busy', 'true');
     waiting = setTimeout(async () => {
       const mine = ++turn;
       try {
-        const said = await (await api('/plans/check', { method: 'POST', body: JSON.stringify(draft()) })).json();
+        const said = await (await api(check, { method: 'POST', body: JSON.stringify(draft()) })).json();
         if (mine !== turn) return;
-        if (said.yaml) yaml.textContent = said.yaml;
-        verdict.textContent = said.ok ? 'This plan can be started.' : said.error;
+        show(said);
+        verdict.removeAttribute('aria-busy');
+        verdict.textContent = said.ok ? 'This can be started.' : said.error;
         verdict.classList.toggle('bad', !said.ok);
-        start.disabled = !said.ok;
-        for (const field of $$('[data-word]', builder)) field.toggleAttribute('aria-invalid', false), said.word === field.dataset.word ? field.setAttribute('aria-invalid', 'true') : field.removeAttribute('aria-invalid');
-      } catch (fault) { verdict.textContent = fault.message; verdict.classList.add('bad'); start.disabled = true; }
+        button.disabled = !said.ok;
+        for (const field of $$('[data-word],[data-field]', form)) said.word && said.word === (field.dataset.field ?? field.dataset.word) ? field.setAttribute('aria-invalid', 'true') : field.removeAttribute('aria-invalid');
+      } catch (fault) { bad(fault.message); button.disabled = true; }
     }, 200);
   };
-  const fieldOf = (option, prefix) => {
-    const word = `${prefix}.${option.name}`, given = cloned[word] ?? option.default ?? '';
-    const common = { 'data-word': word, 'data-default': option.default ?? '' };
-    let input;
-    if (option.kind === 'switch') { input = make('input', { type: 'checkbox', ...common }); input.checked = given === 'true'; return make('label', { class: 'check' }, input, option.name.replaceAll('_', ' ')); }
-    if (option.kind === 'choice') { input = make('select', common, ...option.choices.map(c => make('option', { value: c }, c))); input.value = given; }
-    else { input = make('input', { ...common, value: given, inputmode: option.kind === 'text' || option.kind === 'choices' ? null : 'decimal' }); }
-    const hint = (option.hint ?? '').split('. ')[0] + (option.kind === 'choices' ? ` (${option.choices.join(', ')})` : '');
-    return make('label', {}, option.name.replaceAll('_', ' '), input, ...(hint.trim() ? [make('span', { class: 'hint' }, hint)] : []));
-  };
-  const options = async select => {
-    const part = select.dataset.part, place = $(`[data-options="${select.dataset.word}"]`, builder);
-    if (!parts.has(part)) parts.set(part, await (await api(`/parts/${part}`)).json());
-    const chosen = parts.get(part).find(p => p.slug === select.value);
-    $('[data-summary]', select.closest('label')).textContent = chosen?.summary ?? '';
-    place.replaceChildren();
-    if (!chosen?.fields.length) return;
-    const prefix = select.dataset.word.replace(/\.method$/, ''), set = chosen.fields.some(f => cloned[`${prefix}.${f.name}`] != null);
-    const more = make('details', { class: 'more' }, make('summary', {}, `Options of ${chosen.slug}`), make('div', { class: 'fields' }, ...chosen.fields.map(f => fieldOf(f, prefix))));
-    more.open = set;
-    place.append(more);
-  };
-  for (const select of $$('[data-part]', builder)) {
-    select.addEventListener('change', () => options(select).then(check).catch(fault => toast(fault.message)));
-    options(select).catch(fault => toast(fault.message));
-  }
-  builder.addEventListener('input', check);
-  builder.addEventListener('submit', async event => {
-    event.preventDefault();
-    start.disabled = true;
-    try { location.href = `/runs/${(await (await api('/runs', { method: 'POST', body: JSON.stringify(draft()) })).json()).id}`; }
-    catch (fault) { verdict.textContent = fault.message; verdict.classList.add('bad'); start.disabled = false; }
+  form.addEventListener('input', event => {
+    // "one on the hub…" brings the field for its id.
+    const elsewhere = event.target.selectedOptions?.[0]?.dataset.elsewhere != null, id = event.target.tagName === 'SELECT' ? event.target.nextElementSibling : null;
+    if (id?.tagName === 'INPUT') { id.hidden = !elsewhere; if (elsewhere) id.focus(); }
+    ask();
   });
-  check();
+  form.addEventListener('submit', async event => {
+    event.preventDefault();
+    button.disabled = true;
+    try { location.href = `/runs/${(await (await api(start, { method: 'POST', body: JSON.stringify(draft()) })).json()).id}`; }
+    catch (fault) { bad(fault.message); button.disabled = false; }
+  });
+  return ask;
+}
+const cloned = JSON.parse($('#cloned')?.textContent || '{}'), parts = new Map();
+const tagsOf = form => form.elements.tags.value.split(',').map(t => t.trim()).filter(Boolean);
+const fieldOf = (option, word) => {
+  const id = `o-${word.replace(/[^a-z0-9]+/gi, '-')}`, given = cloned[word] ?? option.default ?? '', name = option.name.replaceAll('_', ' ');
+  const hint = (option.hint ?? '').split('. ')[0] + (option.kind === 'choices' ? ` (${option.choices.join(', ')})` : '');
+  const common = { id, 'data-option': word, 'data-default': option.default ?? '', 'aria-describedby': hint.trim() ? `${id}-hint` : null };
+  const said = hint.trim() ? [make('span', { class: 'hint', id: `${id}-hint` }, hint)] : [];
+  if (option.kind === 'switch') {
+    const box = make('input', { type: 'checkbox', ...common });
+    box.checked = given === 'true';
+    return make('div', { class: 'field alone' }, make('label', { class: 'check' }, box, name), ...said);
+  }
+  const input = option.kind === 'choice' ? make('select', common, ...option.choices.map(c => make('option', { value: c }, c)))
+    : make('input', { ...common, inputmode: option.kind === 'text' || option.kind === 'choices' ? null : 'decimal', spellcheck: 'false', autocomplete: 'off' });
+  input.value = given;
+  return make('div', { class: 'field' }, make('label', { for: id }, name), input, ...said);
+};
+// The options of the system that is chosen, from its own record; `name` says what the field of one is called.
+async function optionsOf(form, select, name) {
+  const part = select.dataset.part, place = $(`[data-options="${select.dataset.word}"]`, form);
+  if (!parts.has(part)) parts.set(part, await (await api(`/parts/${part}`)).json());
+  const chosen = parts.get(part).find(p => p.slug === select.value);
+  $('[data-summary]', select.parentElement).textContent = chosen?.summary ?? '';
+  place.replaceChildren();
+  if (!chosen?.fields.length) return;
+  const more = make('details', { class: 'more' }, make('summary', {}, `Options of ${chosen.slug}`), make('div', { class: 'fields' }, ...chosen.fields.map(f => fieldOf(f, name(f)))));
+  more.open = chosen.fields.some(f => cloned[name(f)] != null);
+  place.append(more);
+}
+const changed = field => {
+  if (field.hidden) return null;
+  const value = field.type === 'checkbox' ? (field.checked ? 'true' : 'false') : field.value.trim();
+  return value !== '' && value !== (field.dataset.default ?? (field.type === 'checkbox' ? 'false' : '')) ? value : null;
+};
+
+for (const builder of $$('[data-builder]')) {
+  const yaml = $('[data-yaml] code', builder);
+  const ask = checked(builder, {
+    check: '/plans/check', start: '/runs', show: said => { if (said.yaml) yaml.textContent = said.yaml; },
+    draft: () => {
+      const words = {}, f = builder.elements;
+      for (const field of $$('[data-word],[data-option]', builder)) { const value = changed(field); if (value != null) words[field.dataset.option ?? field.dataset.word] = value; }
+      return { model: f.hub.hidden ? f.model.value : f.hub.value.trim(), calibration: f.calibration.value || null, evaluation: f.evaluation.value || null, title: f.title.value, prompts: [f.prompt.value].filter(Boolean), tags: tagsOf(builder), words };
+    },
+  });
+  for (const select of $$('[data-part]', builder)) {
+    const prefix = select.dataset.word.replace(/\.method$/, ''), options = () => optionsOf(builder, select, option => `${prefix}.${option.name}`);
+    select.addEventListener('change', () => options().then(ask).catch(fault => toast(fault.message)));
+    options().then(ask).catch(fault => toast(fault.message));
+  }
+  ask();
+}
+for (const form of $$('[data-command]')) {
+  const line = $('[data-line] code', form);
+  const ask = checked(form, {
+    check: '/commands/check', start: '/commands',
+    show: said => { line.textContent = (said.line ?? `espalier ${form.dataset.command} …`).replace(/ (?=--?[a-z])/g, ' \\\n  '); },
+    draft: () => {
+      const values = {};
+      for (const field of $$('[data-field]', form)) {
+        const name = field.dataset.field, many = field.dataset.many != null;
+        const given = field.dataset.lines != null ? field.value.split('\n').map(v => v.trim()).filter(Boolean)
+          : many && field.type === 'checkbox' ? (field.checked ? [field.value] : []) : [changed(field)].filter(v => v != null);
+        if (given.length) values[name] = many ? [...(values[name] ?? []), ...given] : given;
+      }
+      for (const field of $$('[data-option]', form)) {
+        const value = changed(field), [set, name] = field.dataset.option.split(/:(.*)/);
+        if (value != null) (values[set] ??= []).push(`${name}=${value}`);
+      }
+      return { command: form.dataset.command, values, title: form.elements.title.value, tags: tagsOf(form) };
+    },
+  });
+  for (const select of $$('[data-system]', form)) {
+    const options = () => optionsOf(form, select, option => `${select.dataset.set}:${option.name}`);
+    select.addEventListener('change', () => options().then(ask).catch(fault => toast(fault.message)));
+    options().then(ask).catch(fault => toast(fault.message));
+  }
+  ask();
 }
 
 // ── The digest ─────────────────────────────────────────────────────────────

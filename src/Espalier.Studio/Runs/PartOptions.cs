@@ -27,10 +27,10 @@ internal sealed partial class PartOptions
     private readonly ConcurrentDictionary<string, IReadOnlyList<PartChoice>> _known = new(StringComparer.Ordinal);
     private readonly Lazy<Dictionary<string, string>> _hints = new(ReadHints);
 
-    /// <summary>The systems that can stand as a part: criterion, allocator, repair, quantiser, retraining.</summary>
+    /// <summary>The systems that can stand as a part: criterion, allocator, repair, quantiser, retraining, sparse-training, vision, optimizer, adaptation.</summary>
     /// <exception cref="EspalierException">For a word that is no part.</exception>
     public IReadOnlyList<PartChoice> Of(string part) => _known.GetOrAdd(part, p =>
-        [.. (PlanWords.Systems(p) ?? throw new EspalierException($"'{p}' is no part of a plan; parts are criterion, allocator, repair, quantiser and retraining."))
+        [.. (PlanWords.Systems(p) ?? throw new EspalierException($"'{p}' is no part of a plan; parts are criterion, allocator, repair, quantiser, retraining, sparse-training, vision, optimizer and adaptation."))
             .OrderBy(e => e.Slug, StringComparer.Ordinal).Select(e => new PartChoice(e.Slug, e.Summary, FieldsOf(e)))]);
 
     private FormField[] FieldsOf(CatalogueEntry entry) => entry.Implementation is not { } type ? []

@@ -1,4 +1,3 @@
-using System.Text.RegularExpressions;
 using Espalier.Checkpoints;
 using Espalier.Pruning;
 using Espalier.Runtime;
@@ -25,7 +24,7 @@ public sealed record PlanDraft(
 public sealed record PlanCheck(bool Ok, string? Yaml, string? Error = null, string? Word = null);
 
 /// <summary>Turns drafts into plans. No word of a draft is taken for a path: models and texts are found by keys, the output folder is the studio's own.</summary>
-internal sealed partial class PlanDesk(ModelShelf shelf, TextShelf texts)
+internal sealed class PlanDesk(ModelShelf shelf, TextShelf texts)
 {
     private const string Out = "OUT";
 
@@ -41,6 +40,7 @@ internal sealed partial class PlanDesk(ModelShelf shelf, TextShelf texts)
         {
             EspalierException.Require(Allowed.Any(a => word.Equals(a, StringComparison.OrdinalIgnoreCase) || word.StartsWith(a.TrimEnd('.') + ".", StringComparison.OrdinalIgnoreCase)), $"'{word}' is no word that the studio sets.");
             EspalierException.Require(value.Length <= 2_000, $"The value of '{word}' is too long.");
+            EspalierException.Require(!HubWords.IsPath(value) || HubWords.IsModel(value) || HubWords.IsData(value), $"'{word}' takes no path here; files are given in a terminal.");
             plan = PlanWords.Put(plan, word, value);
         }
 
@@ -72,7 +72,7 @@ internal sealed partial class PlanDesk(ModelShelf shelf, TextShelf texts)
     private string ModelOf(string word)
     {
         ModelCard? card = shelf.All().FirstOrDefault(m => m.Key == word);
-        EspalierException.Require(card is not null || HubId().IsMatch(word), "Choose a model of the list, or give an id on the hub as org/name.");
+        EspalierException.Require(card is not null || HubWords.IsModel(word), "Choose a model of the list, or give an id on the hub as org/name.");
         EspalierException.Require(card is null or { Vision: false }, "This form prunes language models; vision nets are pruned with `espalier train`.");
         return card is null ? word : shelf.FolderOf(word);
     }
@@ -80,15 +80,9 @@ internal sealed partial class PlanDesk(ModelShelf shelf, TextShelf texts)
     private string TextOf(string word)
     {
         TextCard? card = texts.All().FirstOrDefault(t => t.Key == word);
-        EspalierException.Require(card is not null || HubData().IsMatch(word), "Choose a text of the list, or give one on the hub as org/name:config:split.");
+        EspalierException.Require(card is not null || HubWords.IsData(word), "Choose a text of the list, or give one on the hub as org/name:config:split.");
         return card?.Reference ?? word;
     }
-
-    [GeneratedRegex(@"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w.-]{1,64})?$")]
-    private static partial Regex HubId();
-
-    [GeneratedRegex(@"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(:[\w.-]{1,64}){0,2}$")]
-    private static partial Regex HubData();
 }
 
 /// <summary>A text that a run may read.</summary>
@@ -110,7 +104,7 @@ internal sealed class TextShelf
     /// <summary>All texts.</summary>
     public IReadOnlyList<TextCard> All()
     {
-        var cards = new List<TextCard> { new("austen-train", "Jane Austen (shipped)", Assets.TrainingText), new("austen-heldout", "Jane Austen, chapters held out (shipped)", Assets.HeldOutText) };
+        var cards = new List<TextCard> { new("austen-train", "Jane Austen (shipped)", Assets.TrainingText), new("austen-heldout", "Jane Austen, held out (shipped)", Assets.HeldOutText) };
         string cache = HubOptions.FromEnvironment().CacheFolder;
         foreach (string folder in Directory.Exists(cache) ? Directory.EnumerateDirectories(cache, "datasets--*").Order(StringComparer.Ordinal) : Enumerable.Empty<string>())
         {

@@ -41,6 +41,24 @@ internal sealed partial class RunStarter(StudioOptions options, RunShelf shelf, 
         }, cancellation).ConfigureAwait(false);
     }
 
+    /// <summary>Queues a command from its form.</summary>
+    /// <param name="desk">Reads drafts.</param>
+    /// <param name="draft">The draft.</param>
+    /// <param name="title">What a person calls it.</param>
+    /// <param name="tags">Its tags.</param>
+    /// <param name="cancellation">Gives up before it is queued.</param>
+    public async Task<Run> StartAsync(CommandDesk desk, CommandDraft draft, string title, IReadOnlyList<string> tags, CancellationToken cancellation)
+    {
+        CommandForm form = desk.Form(draft.Command);
+        string id = Guid.CreateVersion7().ToString("N"), folder = Path.Combine(Folder, id), output = Path.Combine(folder, "out");
+        (IReadOnlyList<string> words, ToolWords read) = desk.Read(draft, output);
+        Directory.CreateDirectory(form.OutFile is null ? folder : output);
+        return await QueueAsync(new NewRun
+        {
+            Id = id, Command = form.Name, Title = title, Model = read.Model, Plan = read.Plan, Words = words, WorkingFolder = folder, Folder = form.Out is null ? "" : output, Seed = read.Seed, Tags = [.. tags, Tag],
+        }, cancellation).ConfigureAwait(false);
+    }
+
     /// <summary>Goes on with a run that was stopped or lost, in the same folder.</summary>
     public async Task<Run> ResumeAsync(RunDetails old, CancellationToken cancellation)
     {
@@ -50,7 +68,7 @@ internal sealed partial class RunStarter(StudioOptions options, RunShelf shelf, 
         EspalierException.Require(words.Length > 0 && Directory.Exists(run.WorkingFolder), "It is not known how this run was started, or its folder is gone; clone it instead.");
         return await QueueAsync(new NewRun
         {
-            Id = Guid.CreateVersion7().ToString("N"), Command = run.Command, Title = run.Title, Model = run.Model, Plan = run.Plan, Words = [.. words.Where(w => w is not ("--fresh" or "--json"))],
+            Id = Guid.CreateVersion7().ToString("N"), Command = run.Command, Title = run.Title, Model = run.Model, Plan = run.Plan, Words = [.. (options.Commands?.ToGoOn(run) ?? words).Where(w => w is not ("--fresh" or "--json"))],
             WorkingFolder = run.WorkingFolder, Folder = run.Folder, Seed = run.Seed, ResumedFrom = run.Id, Tags = [.. run.Tags.Select(t => t.Tag).Where(t => t != Tag), Tag],
         }, cancellation).ConfigureAwait(false);
     }
@@ -139,6 +157,7 @@ internal sealed partial class RunStarter(StudioOptions options, RunShelf shelf, 
         }
 
         string[] words = System.Text.Json.JsonSerializer.Deserialize<string[]>(run.Words) ?? [];
+        DateTime began = DateTime.UtcNow;
         await store.BeginAsync(Dressed(new NewRun
         {
             Id = id, Command = run.Command, Title = run.Title, Model = run.Model, Plan = run.Plan, Words = words, WorkingFolder = run.WorkingFolder, Folder = run.Folder, Seed = run.Seed, ResumedFrom = run.ResumedFrom,
@@ -154,7 +173,7 @@ internal sealed partial class RunStarter(StudioOptions options, RunShelf shelf, 
             using CancellationTokenRegistration closing = stopping.Register(() => recording.Signal(Terminate));
             RunEnd end = await recording.FollowAsync().ConfigureAwait(false);
             bool stopped = _stopped.ContainsKey(id) || stopping.IsCancellationRequested;
-            await store.AddArtefactsAsync(id, FilesOf(run.Folder), CancellationToken.None).ConfigureAwait(false);
+            await store.AddArtefactsAsync(id, OutputFiles.Of(run.Folder, began), CancellationToken.None).ConfigureAwait(false);
             await store.FinishAsync(id, stopped && end.State is not RunState.Finished ? end with { State = RunState.Interrupted, Error = "" } : end, CancellationToken.None).ConfigureAwait(false);
         }
         finally
@@ -175,17 +194,6 @@ internal sealed partial class RunStarter(StudioOptions options, RunShelf shelf, 
             log.LogError("{Sentence}", fault.Message);
         }
     }
-
-    private static Artefact[] FilesOf(string folder) => !Directory.Exists(folder) ? []
-        : [.. new DirectoryInfo(folder).EnumerateFiles("*", new EnumerationOptions { AttributesToSkip = FileAttributes.Hidden | FileAttributes.ReparsePoint | FileAttributes.System })
-            .Where(f => !f.Name.StartsWith('.')).OrderBy(f => f.Name, StringComparer.Ordinal)
-            .Select(f => new Artefact
-            {
-                Path = f.FullName,
-                Name = f.Name,
-                Bytes = f.Length,
-                Kind = f.Name.StartsWith("report", StringComparison.Ordinal) ? "report" : f.Extension is ".safetensors" ? "model" : "file",
-            })];
 
     internal static void SignalProcess(Process process, int signal)
     {

@@ -1,7 +1,11 @@
 using System.Text.RegularExpressions;
 using Espalier.Catalogue;
+using Espalier.Reporting;
 using Espalier.Runtime;
 using Markdig;
+using Markdig.Extensions.Tables;
+using Markdig.Renderers;
+using Markdig.Syntax;
 
 namespace Espalier.Studio.Systems;
 
@@ -35,7 +39,7 @@ internal sealed partial class SystemLibrary
         Cards = [.. MethodCatalogue.Default.Entries.Select(e => new SystemCard(e.Slug, e.Title, e.Family, e.State, e.Summary, e.Source, e.Fits, e.Listed,
             [.. Verdict().Matches(_pages.GetValueOrDefault(e.Slug, "")).Select(m => m.Groups[1].Value)]))];
         _index = new DescriptionIndex(Cards.Select(c => (IReadOnlyList<(string, double)>)
-            [(c.Slug, 4), (c.Title, 3), (c.Family, 2), (c.Summary, 2), (c.Fits, 1), (Introduction(c.Slug), 1)]));
+            [(c.Slug, 4), (c.Title, 3), (c.Family, 3), (c.Summary, 2), (c.Fits, 1), (Introduction(c.Slug), 0.25)]));
     }
 
     /// <summary>All systems in the catalogue's order.</summary>
@@ -61,7 +65,7 @@ internal sealed partial class SystemLibrary
     /// <summary>The systems most like one.</summary>
     public IReadOnlyList<SystemCard> Like(string slug, int most = 5) => [.. _index.Like(Place(slug)).Take(most).Select(f => Cards[f.Place])];
 
-    /// <summary>The page of a system as markup without its heading; null where none is written.</summary>
+    /// <summary>The page of a system as markup without its heading, its measured tables drawn as well; null where none is written.</summary>
     public string? Page(string slug)
     {
         if (!_pages.TryGetValue(slug, out string? page))
@@ -69,9 +73,28 @@ internal sealed partial class SystemLibrary
             return null;
         }
 
-        string body = page.StartsWith('#') ? page[(page.IndexOf('\n', StringComparison.Ordinal) + 1)..] : page;
-        string html = Markdown.ToHtml(body, _markdown).Replace("<table>", "<div class=\"table\"><table>", StringComparison.Ordinal).Replace("</table>", "</table></div>", StringComparison.Ordinal);
-        return Link().Replace(html, m => _pages.ContainsKey(m.Groups[1].Value) ? $"<a href=\"/systems/{m.Groups[1].Value}\">{m.Groups[2].Value}</a>" : m.Groups[2].Value);
+        MarkdownDocument document = Markdown.Parse(page.StartsWith('#') ? page[(page.IndexOf('\n', StringComparison.Ordinal) + 1)..] : page, _markdown);
+        using var html = new StringWriter();
+        var renderer = new HtmlRenderer(html);
+        _markdown.Setup(renderer);
+        foreach (Block block in document)
+        {
+            if (block is Table table)
+            {
+                foreach (IReportBlock figure in MeasuredFigures.Of(table, slug))
+                {
+                    var drawn = new HtmlWriter();
+                    figure.Write(drawn);
+                    html.Write(drawn);
+                }
+            }
+
+            html.Write(block is Table ? "<div class=\"table\">" : "");
+            renderer.Render(block);
+            html.Write(block is Table ? "</div>" : "");
+        }
+
+        return Link().Replace(html.ToString(), m => _pages.ContainsKey(m.Groups[1].Value) ? $"<a href=\"/systems/{m.Groups[1].Value}\">{m.Groups[2].Value}</a>" : m.Groups[2].Value);
     }
 
     // What the page says before its first measurements: numbers say nothing about what a system is for.

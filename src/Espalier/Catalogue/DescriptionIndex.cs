@@ -133,7 +133,7 @@ public sealed class DescriptionIndex
 
             string whole = word.ToString().Trim('-');
             word.Clear();
-            foreach (string part in whole.Contains('-', StringComparison.Ordinal) ? [whole, .. whole.Split('-')] : new[] { whole })
+            foreach (string part in whole.Contains('-', StringComparison.Ordinal) ? [whole, whole.Replace("-", "", StringComparison.Ordinal), .. whole.Split('-')] : new[] { whole })
             {
                 if (part.Length > 0 && !Fillers.Contains(part))
                 {

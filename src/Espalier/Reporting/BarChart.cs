@@ -39,7 +39,7 @@ public sealed class BarChart : Chart
             double end = left + length;
             if (bar.Error is { } error && error * scale >= 1)
             {
-                svg.Line(end - (error * scale), middle, end + (error * scale), middle, "error");
+                svg.Line(Math.Max(end - (error * scale), left), middle, end + (error * scale), middle, "error");
                 end += error * scale;
             }
 

@@ -44,24 +44,25 @@ public sealed record TensorPicture(long Rows, long Columns, long Row, long Colum
         return new TensorPicture(rows, columns, row, column, height, width, down, across, levels.data<byte>().ToArray());
     }
 
-    /// <summary>How the weights of a tensor spread: counts over equal bins from −top to top, zeros left out.</summary>
+    /// <summary>How the weights of a tensor spread: counts over equal bins from −top to top, zeros and what is no finite number left out.</summary>
     /// <param name="source">The checkpoint.</param>
     /// <param name="name">The tensor.</param>
     /// <param name="bins">The number of bins.</param>
-    /// <returns>The largest absolute value that is shown, the counts, the zeros, mean and standard deviation of all weights.</returns>
+    /// <returns>The largest absolute value that is shown, the counts, the zeros, mean and standard deviation of all finite weights.</returns>
     public static (double Top, long[] Counts, long Zeros, double Mean, double Deviation) Histogram(ITensorSource source, string name, int bins = 61)
     {
         using var inference = no_grad();
         using var scope = NewDisposeScope();
         Tensor values = Matrix(source, name).to(ScalarType.Float32).flatten();
+        values = values.masked_select(values.isfinite());
         Tensor kept = values.masked_select(values.ne(0));
         long zeros = values.numel() - kept.numel();
-        double mean = values.mean().item<float>(), deviation = values.numel() > 1 ? values.std().item<float>() : 0;
         if (kept.numel() == 0)
         {
-            return (0, new long[bins], zeros, mean, deviation);
+            return (0, new long[bins], zeros, 0, 0);
         }
 
+        double mean = values.mean().item<float>(), deviation = values.numel() > 1 ? values.std().item<float>() : 0;
         // A few outliers would press all others into one bin; they are counted in the outermost ones.
         double top = Math.Min(kept.abs().max().item<float>(), Math.Max(deviation * 5, double.Epsilon));
         top = top > 0 ? top : kept.abs().max().item<float>();

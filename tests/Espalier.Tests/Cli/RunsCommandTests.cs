@@ -70,6 +70,35 @@ public sealed class RunsCommandTests : IDisposable
     }
 
     [Fact]
+    public async Task Runs_are_tagged_and_untagged_and_listed_by_tag()
+    {
+        await using (RunStore store = await RunStore.OpenAsync(RunLocation.Parse(Store)))
+        {
+            foreach (string title in new[] { "one", "two" })
+            {
+                Run run = await store.BeginAsync(new NewRun { Command = "train", Title = title, Tags = ["begun"] });
+                await store.FinishAsync(run.Id, new RunEnd(RunState.Finished));
+            }
+        }
+
+        Tool tagged = await Tool.RunAsync("runs", "tag", "last", "paper", "figure 2", "paper", "--json");
+        tagged.Result.GetProperty("tags").EnumerateArray().Select(t => t.GetString()).ShouldBe(["begun", "figure 2", "paper"]);
+        JsonElement listed = (await Tool.RunAsync("runs", "list", "--tag", "paper", "--tag", "figure 2", "--json")).Result;
+        listed.GetProperty("runs").EnumerateArray().Single().GetProperty("title").GetString().ShouldBe("two");
+        string id = listed.GetProperty("runs")[0].GetProperty("shortId").GetString()!;
+        (await Tool.RunAsync("runs", "tag", id, "paper")).Output.ShouldBe($"{id}: begun, figure 2, paper\n", "a tag is given once");
+
+        (await Tool.RunAsync("runs", "untag", id, "paper", "begun")).Output.ShouldBe($"{id}: figure 2\n");
+        (await Tool.RunAsync("runs", "list", "--tag", "paper")).Output.ShouldBe("No runs.\n");
+        (await Tool.RunAsync("runs", "list", "--tag", "begun", "--json")).Result.GetProperty("total").GetInt32().ShouldBe(1);
+        (await Tool.RunAsync("runs", "untag", id, "paper")).Error.ShouldContain("has none of these tags; it has figure 2");
+        (await Tool.RunAsync("runs", "untag", id, "figure 2")).Output.ShouldBe($"{id} has no tags.\n");
+        (await Tool.RunAsync("runs", "tag", "last", new string('x', 41))).Error.ShouldContain("is no tag");
+        (await Tool.RunAsync("runs", "tag", "ffffffff", "paper")).Error.ShouldContain("There is no run");
+        (await Tool.RunAsync("runs", "tag", "last")).Code.ShouldBe(ExitCode.UserError);
+    }
+
+    [Fact]
     public async Task Failures_and_stops_end_in_their_states_and_dry_runs_leave_none()
     {
         Tool failed = await Tool.RunAsync("eval", _folder["nothing"], "--data", _folder["nothing.txt"]);

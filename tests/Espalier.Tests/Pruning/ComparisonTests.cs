@@ -31,7 +31,7 @@ public sealed class ComparisonTests
             double sparsity = plan.Name == "first" ? 0.5 : 0.75;
             foreach (SeedRun run in plan.Runs)
             {
-                RunFigures figures = run.Figures!;
+                PlanFigures figures = run.Figures!;
                 figures.Sparsity.ShouldBe(sparsity, 0.02);
                 figures.LogRise.ShouldBe(Math.Log(figures.Perplexity / report.Dense.Perplexity), 1e-9);
                 PruningReport alone = ReportJson.Load<PruningReport>(Path.Combine(files.Out, run.Folder, "report.json"));
@@ -187,7 +187,7 @@ public sealed class ComparisonTests
             .Select(i => i < p.Logs.Length ? new SeedRun(i, "f", Figures(p.Logs[i]), null) : new SeedRun(i, "f", null, "no")).ToList()));
     }
 
-    private static RunFigures Figures(double log) => new()
+    private static PlanFigures Figures(double log) => new()
     {
         Perplexity = Math.Exp(log), LogRise = log, Sparsity = 0.5, Parameters = 10, Nonzero = 5, DiskBytes = 40, PackedBytes = 22, Trained = 0,
     };

@@ -94,6 +94,7 @@ public sealed class RunRecorderTests : IDisposable
         OutcomeFigures.Of(outcome).ShouldBe(
             new Dictionary<string, string> { ["out"] = "/x", ["quality.dense.perplexity"] = "7.25", ["quality.pruned.perplexity"] = "9.5", ["readers.gguf.verdict"] = "converted" }, ignoreOrder: true);
         OutcomeFigures.Headline(outcome).ShouldBe("perplexity 9.5");
+        OutcomeFigures.Headline("""{"quality":[{"stage":"retrained","perplexity":9.5}],"speed":{"rows":[{"model":"int4","perplexity":9.9}]}}""").ShouldBe("perplexity 9.5", "a packed form is no stage");
         OutcomeFigures.Headline("""{"verdict":"holds","perplexity":3}""").ShouldBe("holds");
         OutcomeFigures.Of("{ cut").ShouldBeEmpty();
     }

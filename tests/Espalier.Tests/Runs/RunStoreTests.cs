@@ -1,5 +1,8 @@
 using Espalier.Runs;
 using Espalier.Runtime;
+using Microsoft.EntityFrameworkCore;
+using Microsoft.EntityFrameworkCore.Infrastructure;
+using Microsoft.EntityFrameworkCore.Metadata;
 
 namespace Espalier.Tests.Runs;
 
@@ -186,4 +189,61 @@ public sealed class SqliteRunStoreTests : RunStoreTests, IDisposable
     public void Dispose() => _folder.Dispose();
 
     private protected override Task<RunStore> OpenAsync() => RunStore.OpenAsync(RunLocation.Parse(_folder["deep/er/runs.db"]));
+
+    [Fact]
+    public async Task A_store_of_an_older_version_is_brought_up_to_date_and_a_newer_one_is_left_alone()
+    {
+        string file = _folder["old.db"];
+        await using (RunStore store = await RunStore.OpenAsync(RunLocation.Parse(file)))
+        {
+            await store.BeginAsync(new NewRun { Command = "train" });
+        }
+
+        // One that says nothing of its migrations looks like none of ours until EF Core has been asked; one from the future is taken as it is.
+        Execute(file, "INSERT INTO \"__EFMigrationsHistory\" VALUES ('99990101000000_Later', '99.0')");
+        await using (RunStore newer = await RunStore.OpenAsync(RunLocation.Parse(file)))
+        {
+            (await newer.ListAsync(new RunFilter())).Total.ShouldBe(1);
+        }
+
+        Execute(file, "DELETE FROM \"__EFMigrationsHistory\"; DROP TABLE log; DROP TABLE metrics; DROP TABLE artefacts; DROP TABLE tags; DROP TABLE runs");
+        await using RunStore empty = await RunStore.OpenAsync(RunLocation.Parse(file));
+        (await empty.ListAsync(new RunFilter())).Total.ShouldBe(0);
+    }
+
+    [Fact]
+    public void The_last_migrations_are_named_and_the_compiled_models_are_those_of_the_code()
+    {
+        using RunDatabase sqlite = RunStore.OpenSqlite("design.db");
+        using RunDatabase postgres = RunStore.OpenPostgres("Host=localhost;Database=design");
+        foreach ((RunDatabase db, string last) in new[] { (sqlite, StoreMigration.LastOfSqlite), (postgres, StoreMigration.LastOfPostgres) })
+        {
+            db.Database.GetMigrations().Last().ShouldBe(last, "a new migration is named in StoreMigration");
+            db.Database.HasPendingModelChanges().ShouldBeFalse("who changes an entity adds a migration (docs/runs.md)");
+            IModel design = db.GetService<IDesignTimeModel>().Model;
+            db.Model.GetType().Namespace.ShouldBe("Espalier.Runs.Compiled." + (db == sqlite ? "Sqlite" : "Postgres"));
+            Shape(db.Model).ShouldBe(Shape(design), "who changes an entity has the model compiled anew (docs/runs.md)");
+        }
+
+        static string[] Shape(IModel model) =>
+        [
+            .. model.GetEntityTypes().OrderBy(e => e.Name, StringComparer.Ordinal).SelectMany(e => (string[])
+            [
+                $"{e.Name} {e.GetTableName()}",
+                .. e.GetProperties().Select(p => $"{e.Name}.{p.Name} {p.GetColumnName()} {p.GetColumnType()} {p.IsNullable} {p.GetMaxLength()} {p.ValueGenerated}"),
+                .. e.GetKeys().Select(k => $"{e.Name} key {string.Join(",", k.Properties.Select(p => p.Name))}"),
+                .. e.GetForeignKeys().Select(f => $"{e.Name} to {f.PrincipalEntityType.Name} {f.DeleteBehavior}"),
+                .. e.GetIndexes().Select(i => $"{e.Name} index {string.Join(",", i.Properties.Select(p => p.Name))}"),
+            ]),
+        ];
+    }
+
+    private static void Execute(string file, string sql)
+    {
+        using var connection = new Microsoft.Data.Sqlite.SqliteConnection($"Data Source={file};Foreign Keys=False");
+        connection.Open();
+        using Microsoft.Data.Sqlite.SqliteCommand command = connection.CreateCommand();
+        command.CommandText = sql;
+        command.ExecuteNonQuery();
+    }
 }

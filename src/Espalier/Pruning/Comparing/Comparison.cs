@@ -62,7 +62,7 @@ internal sealed class ComparisonRun(ComparisonRequest request, PlanRuns runs, IP
         string folder = Path.Combine("runs", string.Create(CultureInfo.InvariantCulture, $"{plan.FolderName}-seed{seed}"));
         try
         {
-            RunFigures figures = await runs.MeasuredAsync(plan, seed, Path.Combine(_out, folder), dense, request.Keep).ConfigureAwait(false);
+            PlanFigures figures = await runs.MeasuredAsync(plan, seed, Path.Combine(_out, folder), dense, request.Keep).ConfigureAwait(false);
             return new SeedRun(seed, folder, figures, null);
         }
         catch (Exception fault) when (fault is not OperationCanceledException)

@@ -105,7 +105,7 @@ public static class ComparisonPage
 
     private static string? SpeedNote(ComparisonReport report, bool shapes)
     {
-        RunFigures[] figures = [.. report.Plans.SelectMany(p => p.Runs).Select(r => r.Figures).OfType<RunFigures>()];
+        PlanFigures[] figures = [.. report.Plans.SelectMany(p => p.Runs).Select(r => r.Figures).OfType<PlanFigures>()];
         string noise = shapes ? "" : " Zeros are computed as any other weights and no plan changes a shape, so what differs here is noise and no front is drawn.";
         return figures.FirstOrDefault(f => f.Speed is not null)?.Speed is { } s
             ? $"Forward pass of {s.Batch} × {s.Tokens} tokens, median of {s.Repeats} in turns with the dense model.{noise}"

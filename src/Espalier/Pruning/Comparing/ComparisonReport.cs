@@ -120,7 +120,7 @@ public sealed record PlanResult(string Name, IReadOnlyDictionary<string, string>
 
     internal static PlanResult Of(NamedPlan plan, long seed, IReadOnlyList<SeedRun> runs)
     {
-        RunFigures[] finished = [.. runs.Select(r => r.Figures).OfType<RunFigures>()];
+        PlanFigures[] finished = [.. runs.Select(r => r.Figures).OfType<PlanFigures>()];
         var metrics = new Dictionary<string, MetricSummary>();
         Add(Metric.Perplexity, f => f.Perplexity);
         Add(Metric.LogRise, f => f.LogRise);
@@ -136,7 +136,7 @@ public sealed record PlanResult(string Name, IReadOnlyDictionary<string, string>
         PruneRequest request = plan.Request with { Seed = seed, Out = $"./{plan.FolderName}" };
         return new PlanResult(plan.Name, request.ToPlan().Describe().Where(p => p.Part != "seed").ToDictionary(p => p.Part, p => p.Value), request.ToYaml(), runs, metrics);
 
-        void Add(string name, Func<RunFigures, double?> of)
+        void Add(string name, Func<PlanFigures, double?> of)
         {
             double[] values = [.. finished.Select(of).OfType<double>()];
             if (values.Length > 0)
@@ -152,7 +152,7 @@ public sealed record PlanResult(string Name, IReadOnlyDictionary<string, string>
 /// <param name="Folder">Where its report lies, within the output folder.</param>
 /// <param name="Figures">What was measured; null where it failed.</param>
 /// <param name="Failure">Why it failed; null where it did not.</param>
-public sealed record SeedRun(long Seed, string Folder, RunFigures? Figures, string? Failure);
+public sealed record SeedRun(long Seed, string Folder, PlanFigures? Figures, string? Failure);
 
 /// <summary>A plan against the best one, seed by seed.</summary>
 /// <param name="Best">The best plan.</param>

@@ -65,7 +65,7 @@ internal sealed class PlanRuns(torch.Device device, IProgressSink progress, Canc
     /// <param name="folder">Where it writes.</param>
     /// <param name="dense">The dense model's quality.</param>
     /// <param name="keep">Keep the checkpoint; else its weights are deleted when they have been measured.</param>
-    public async Task<RunFigures> MeasuredAsync(NamedPlan plan, long seed, string folder, StageQuality dense, bool keep)
+    public async Task<PlanFigures> MeasuredAsync(NamedPlan plan, long seed, string folder, StageQuality dense, bool keep)
     {
         PruningJob job = Job(plan, seed, folder) with { Dense = dense };
         string path = Path.Combine(folder, "run.json");
@@ -95,7 +95,7 @@ internal sealed class PlanRuns(torch.Device device, IProgressSink progress, Canc
         Pruner.Preview(job);
         ReportJson.Save(path, new RunRecord(fingerprint, null));
         PruningReport report = await Pruner.RunAsync(job with { Fresh = earlier is not null && !same }, progress, cancellation).ConfigureAwait(false);
-        RunFigures figures = RunMeasuring.Of(report, job, continued, cancellation);
+        PlanFigures figures = RunMeasuring.Of(report, job, continued, cancellation);
         PruningReportPage.SaveAll(report);
         if (!keep)
         {
@@ -143,7 +143,7 @@ internal sealed class PlanRuns(torch.Device device, IProgressSink progress, Canc
         }
     }
 
-    private sealed record RunRecord(IReadOnlyDictionary<string, string>? Fingerprint, RunFigures? Figures);
+    private sealed record RunRecord(IReadOnlyDictionary<string, string>? Fingerprint, PlanFigures? Figures);
 
     private sealed record DenseRecord(IReadOnlyDictionary<string, string>? Fingerprint, StageQuality? Quality);
 }

@@ -50,7 +50,7 @@ public static class ArchitectureSearch
         SearchedArchitecture best = plan.Candidates.Single(c => c.Name == compared.Plans[0].Name);
         progress.Say($"{best.Name} is the best candidate; it is now retrained to the end.");
         string folder = Path.GetFullPath(request.Out);
-        RunFigures final = await runs.MeasuredAsync(best.Full, request.Seed, folder, compared.Dense, keep: true).ConfigureAwait(false);
+        PlanFigures final = await runs.MeasuredAsync(best.Full, request.Seed, folder, compared.Dense, keep: true).ConfigureAwait(false);
         SearchReport report = SearchReport.Of(request, plan, compared, final);
         ReportJson.Save(Path.Combine(folder, "search.json"), report);
         SearchPage.Make(report).Save(Path.Combine(folder, "search.html"));

@@ -88,7 +88,7 @@ public static class SearchPage
             .Add(new Details("Texts", DataTable.Of([new("model", report.Model), new("evaluation", report.Evaluation)], "what", "from")));
     }
 
-    private static ScatterChart Chart(SearchReport report, string title, string label, Goal? goal, Func<RunFigures, double?> x) => new()
+    private static ScatterChart Chart(SearchReport report, string title, string label, Goal? goal, Func<PlanFigures, double?> x) => new()
     {
         Title = title,
         XLabel = label,

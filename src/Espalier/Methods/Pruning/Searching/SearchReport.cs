@@ -16,7 +16,7 @@ namespace Espalier.Methods.Pruning.Searching;
 /// <param name="Folder">Where its report lies, within the output folder.</param>
 /// <param name="Figures">What was measured after light retraining; null where it failed.</param>
 /// <param name="Failure">Why it failed; null where it did not.</param>
-public sealed record SearchedCandidate(string Name, int Layers, int Heads, int KeyValueHeads, int Neurons, int Hidden, long Parameters, string Folder, RunFigures? Figures, string? Failure)
+public sealed record SearchedCandidate(string Name, int Layers, int Heads, int KeyValueHeads, int Neurons, int Hidden, long Parameters, string Folder, PlanFigures? Figures, string? Failure)
 {
     /// <summary>Its place by perplexity as it was cut, from 1; null where it failed.</summary>
     public int? RankBefore { get; init; }
@@ -65,7 +65,7 @@ public sealed record SearchReport
     public double? RankCorrelation { get; init; }
 
     /// <summary>The chosen architecture after the full retraining.</summary>
-    public required RunFigures Chosen { get; init; }
+    public required PlanFigures Chosen { get; init; }
 
     /// <summary>The machine and versions.</summary>
     public required IReadOnlyDictionary<string, string> Machine { get; init; }
@@ -82,7 +82,7 @@ public sealed record SearchReport
     [JsonIgnore]
     public IReadOnlyList<string> Failures => [.. Candidates.Where(c => c.Failure is not null).Select(c => $"{c.Name} failed: {c.Failure}")];
 
-    internal static SearchReport Of(SearchRequest request, SearchPlan plan, ComparisonReport compared, RunFigures chosen)
+    internal static SearchReport Of(SearchRequest request, SearchPlan plan, ComparisonReport compared, PlanFigures chosen)
     {
         SearchedCandidate[] all = [.. compared.Plans.Select(p => Candidate(plan.Candidates.Single(c => c.Name == p.Name), p.Runs[0]))];
         SearchedCandidate[] finished = [.. all.Where(c => c.Figures is not null)];

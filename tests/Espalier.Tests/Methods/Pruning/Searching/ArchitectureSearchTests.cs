@@ -156,7 +156,7 @@ public sealed class ArchitectureSearchTests
         static NamedPlan Plan(string name) => new(name, new PruneRequest { Model = "m", Out = "-", Prune = new PruneSection { Criterion = "magnitude", Sparsity = 0.5 }, Retrain = "minitron" });
     }
 
-    private static RunFigures Figures(double before, double after) => new()
+    private static PlanFigures Figures(double before, double after) => new()
     {
         Perplexity = after, BeforeRetraining = before, LogRise = 0, Sparsity = 0.5, Parameters = 50, Nonzero = 50, DiskBytes = 200, PackedBytes = 200, Trained = 50,
     };

@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 namespace Espalier.Pruning.Comparing;
 
 /// <summary>What one plan with one seed came to.</summary>
-public sealed record RunFigures
+public sealed record PlanFigures
 {
     /// <summary>Perplexity of the finished model on the evaluation windows.</summary>
     public required double Perplexity { get; init; }
@@ -53,7 +53,7 @@ internal static class RunMeasuring
     /// <summary>Up to so many parameters two whole models are held at once to compare their speed.</summary>
     private const long LargestTimed = 500_000_000;
 
-    public static RunFigures Of(PruningReport report, PruningJob job, bool continued, CancellationToken cancellation)
+    public static PlanFigures Of(PruningReport report, PruningJob job, bool continued, CancellationToken cancellation)
     {
         using var scope = NewDisposeScope();
         using Checkpoint output = Checkpoint.Open(report.Out);
@@ -71,7 +71,7 @@ internal static class RunMeasuring
 
         bool large = report.Parameters > LargestTimed || (job.Memory is { } budget && (report.Parameters + parameters) * sizeof(float) > budget);
         double perplexity = report.Quality[^1].Perplexity;
-        return new RunFigures
+        return new PlanFigures
         {
             Perplexity = perplexity,
             BeforeRetraining = report.Trained is null ? null : report.Quality[report.Plan["quantisation"] == "none" ? ^2 : ^3].Perplexity,
