@@ -115,15 +115,16 @@ def check_store(tool, store, ends):
     with sqlite3.connect(store / "runs.db") as database:
         wrong = [line for pragma in ("integrity_check", "foreign_key_check") for (line, *_) in database.execute(f"PRAGMA {pragma}") if line != "ok"]
     listed = subprocess.run(["dotnet", tool, "runs", "list", "--take", "100000", "--json"], env={**os.environ, "ESPALIER_RUNS": str(store)}, check=True, stdout=subprocess.PIPE)
-    states = {}
+    states, errors = {}, {}
     for run in json.loads(listed.stdout)["value"]["runs"]:
         if run["title"] in states:
             wrong.append(f"{run['title']} is there twice")
         states[run["title"]] = run["state"]
+        errors[run["title"]] = run.get("error")
     for title, allowed in ends.items():
         state = states.pop(title, None)
         if state not in allowed:
-            wrong.append(f"{title} is called {state} instead of {allowed[0]}")
+            wrong.append(f"{title} is called {state} instead of {allowed[0]} ({errors.get(title)})")
     return wrong + [f"{title} was never begun" for title in states]
 
 
@@ -161,6 +162,7 @@ def main():
             resume = False
             while kills < asked.kills or out.exists():
                 title = f"run {len(ends)}"
+                hopeless = resume and operation[1] == "--resume" and not (out / "training-state" / "state.safetensors").exists()
                 process = start(asked.tool, operation, out, resume, store, title)
                 # Once there were enough kills, the last chain may end.
                 limit = rng.uniform(0.15, 1.0) * length if kills < asked.kills else 600
@@ -182,12 +184,12 @@ def main():
                     resume = False
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
-                    error = process.communicate()[1]
+                    process.communicate()
                     kills += 1
                     resume = True
                     files = named(out)
-                    # A run whose files are all there, or that has said its error, may have been killed on its last way out.
-                    ends[title] = ["interrupted", None] + (["finished"] if files == expected else ["failed"] if b"error:" in error else [])
+                    # A run whose files are all there, or that had nothing to go on with, may have been killed on its last way out.
+                    ends[title] = ["interrupted", None] + (["finished"] if files == expected else ["failed"] if hopeless else [])
                     for path, found in files.items():
                         if expected.get(path) != found:
                             print(f"{name}: {path} has its final name and other bytes after a kill")
