@@ -60,7 +60,7 @@ public sealed record VisionMethodContext
     /// <param name="seed">The seed of order and augmentation.</param>
     /// <param name="options">Other options than <see cref="Options"/>.</param>
     public VisionTraining Training(Seed seed, TrainingOptions? options = null) =>
-        new(options ?? Options) { Batch = Batch, Augmentation = Augmentation, Seed = seed, StateFolder = States?.Next(), Resume = States is not null, Progress = Progress };
+        new(options ?? Options) { Batch = Batch, Augmentation = Augmentation, Seed = seed, StateFolder = States?.Next(), Resume = States is not null, SameStart = States is not null, Progress = Progress };
 
     /// <summary>Trains a net in place on the training images.</summary>
     /// <param name="net">The net.</param>

@@ -49,6 +49,9 @@ public sealed record VisionTraining(TrainingOptions Options)
     /// <summary>Continue from the state in <see cref="StateFolder"/>, where there is one.</summary>
     public bool Resume { get; init; }
 
+    /// <summary>Whether a state also names the weights that the run began with, so that it is refused for a net that begins with others. Default false: the net then takes the state's weights, whatever it had.</summary>
+    public bool SameStart { get; init; }
+
     /// <summary>Where the state for resuming is kept; null keeps none.</summary>
     public string? StateFolder { get; init; }
 
@@ -89,7 +92,7 @@ public sealed record VisionTraining(TrainingOptions Options)
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,
-            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}{(sparse is null ? "" : $", {sparse.Description}")}{(StateFolder is null ? "" : $", from weights {Digest(model)}")}",
+            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}{(sparse is null ? "" : $", {sparse.Description}")}{(!SameStart ? "" : $", from weights {Digest(model)}")}",
         };
         bool training = model.Training;
         model.Training = true;
