@@ -2,7 +2,7 @@
 """The race: who decodes the most tokens per second from the same weights? Packed models (bit masks of 50 and 70 %, 2:4; bf16, int8,
 int4), our dense ones, and llama.cpp. All contenders of a model are in memory at once and take turns; medians are printed with the bytes
 that a token reads and the share of the machine's read bandwidth that this makes. Beside each stands the perplexity of the small real model
-(assets/default-model) in that format, pruned with SparseGPT where the format is sparse. PyTorch takes part where python3 has it.
+(assets/default-model) in that format, pruned with SparseGPT where the format is sparse. PyTorch takes part where python3 has it; with the large model only where there are 30 GB of memory.
 
   bench/race.sh [--quick] [--work FOLDER] [--out FOLDER] [--rounds 5] [--threads 1,2] [--models small,large]
 
@@ -59,7 +59,7 @@ def contenders(model, work):
             path = once(os.path.join(folder, f"packed-{source.replace(':', '-')}-{type}"), lambda to: espalier("pack", dense[source], "--type", type, "--code", code, "--out", to))
             found.append((packed_name(source, type), "packed", rival, path))
     found.append(("dense f32 (libtorch)", "dense", "f16", dense["50"]))
-    if TORCH:
+    if TORCH and (model == "small" or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") > 30e9):  # a second dense copy of the large model is 4.4 GB
         found.append(("dense f32", "PyTorch", "f16", dense["50"]))
     for type in ("int8", "int4"):
         path = once(os.path.join(folder, f"packed-dense-{type}"), lambda to: espalier("pack", dense["50"], "--type", type, "--code", "dense", "--out", to))
