@@ -52,20 +52,27 @@ def contenders(model, work):
             shutil.copy(os.path.join(ROOT, "assets", "default-model", name), to)
 
     dense = {s: once(os.path.join(folder, f"dense-{s.replace(':', '-')}"), lambda to: synthesize(to, SOURCES[s])) for s in SOURCES}
-    found = []
-    for type, rival in TYPES.items():
-        for source in SOURCES:
-            code = "2:4" if source == "2:4" and type != "bf16" else "bitmask"
-            path = once(os.path.join(folder, f"packed-{source.replace(':', '-')}-{type}"), lambda to: espalier("pack", dense[source], "--type", type, "--code", code, "--out", to))
-            found.append((packed_name(source, type), "packed", rival, path))
-    found.append(("dense f32 (libtorch)", "dense", "f16", dense["50"]))
+    found = formats(folder, dense, dense["50"])
     if TORCH and (model == "small" or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") > 30e9):  # a second dense copy of the large model is 4.4 GB
         found.append(("dense f32", "PyTorch", "f16", dense["50"]))
+    return found
+
+
+def formats(folder, sparse, dense):
+    """(name, side, rival, path) of each form of a model: packed from its sparse versions by name, dense, and llama.cpp's."""
+    found = []
+    for type, rival in TYPES.items():
+        for source in sparse:
+            code = "2:4" if source == "2:4" and type != "bf16" else "bitmask"
+            name = f"2:4 {type}" if code == "2:4" else f"bitmask of 2:4 {type}" if source == "2:4" else f"bitmask {source} % {type}"
+            path = once(os.path.join(folder, f"packed-{source.replace(':', '-')}-{type}"), lambda to: espalier("pack", sparse[source], "--type", type, "--code", code, "--out", to))
+            found.append((name, "packed", rival, path))
+    found.append(("dense f32 (libtorch)", "dense", "f16", dense))
     for type in ("int8", "int4"):
-        path = once(os.path.join(folder, f"packed-dense-{type}"), lambda to: espalier("pack", dense["50"], "--type", type, "--code", "dense", "--out", to))
+        path = once(os.path.join(folder, f"packed-dense-{type}"), lambda to: espalier("pack", dense, "--type", type, "--code", "dense", "--out", to))
         found.append((f"dense {type}", "dense", TYPES[type], path))
     for type in TYPES.values():
-        path = once(os.path.join(folder, f"llama-{type}.gguf"), lambda to: espalier("export", dense["50"], "--type", type, "--out", to))
+        path = once(os.path.join(folder, f"llama-{type}.gguf"), lambda to: espalier("export", dense, "--type", type, "--out", to))
         found.append((type, "llama.cpp", None, path))
     return found
 
@@ -79,26 +86,14 @@ def quality(work):
         ["dotnet", PROGRAM, "windows", model, os.path.join(text, "heldout.jsonl"), "48", "128", to], check=True))
     pruned = {s: once(os.path.join(folder, f"pruned-{s.replace(':', '-')}"), lambda to: espalier(
         "prune", model, "--criterion", "sparsegpt", *SOURCES[s], "--calibration", os.path.join(text, "train.jsonl"), "--samples", "64", "--length", "128", "--out", to)) for s in SOURCES}
-    made = {"dense f32 (libtorch)": ("dense", model), "dense f32": ("dense", model)}
-    for type, rival in TYPES.items():
-        for source in SOURCES:
-            code = "2:4" if source == "2:4" and type != "bf16" else "bitmask"
-            path = once(os.path.join(folder, f"packed-{source.replace(':', '-')}-{type}"), lambda to: espalier("pack", pruned[source], "--type", type, "--code", code, "--out", to))
-            made[packed_name(source, type)] = ("packed", path)
-        if type != "bf16":
-            made[f"dense {type}"] = ("dense", once(os.path.join(folder, f"packed-dense-{type}"), lambda to: espalier("pack", model, "--type", type, "--code", "dense", "--out", to)))
-        made[rival] = ("llama.cpp", once(os.path.join(folder, f"llama-{rival}.gguf"), lambda to: espalier("export", model, "--type", rival, "--out", to)))
     found = {}
-    for name, (side, path) in made.items():
+    for name, side, _, path in formats(folder, pruned, model):
         worker = Worker(side, path)
         found[name] = worker.ask("perplexity", windows)
         worker.close()
         print(f"  perplexity of {name}: {found[name]:.2f}", file=sys.stderr)
+    found["dense f32"] = found["dense f32 (libtorch)"]  # PyTorch's: the same weights in the same type
     return found
-
-
-def packed_name(source, type):
-    return (f"2:4 {type}" if type != "bf16" else f"bitmask of 2:4 {type}") if source == "2:4" else f"bitmask {source} % {type}"
 
 
 def python_with_torch():

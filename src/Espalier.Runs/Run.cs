@@ -85,6 +85,9 @@ public sealed class Run
 /// <summary>A word that groups runs.</summary>
 public sealed class RunTag
 {
+    /// <summary>The letters of the longest tag.</summary>
+    public const int Longest = 40;
+
     /// <summary>The run.</summary>
     public required string RunId { get; init; }
 

@@ -59,15 +59,11 @@ internal static class ResumeWords
 {
     private const string Resume = "--resume", Fresh = "--fresh", TrainingState = "training-state";
 
-    /// <summary>The words as they were given.</summary>
-    public static IReadOnlyList<string> Of(Run run) =>
-        RunWords.ParseJson(run.Words) is { ValueKind: System.Text.Json.JsonValueKind.Array } words ? [.. words.EnumerateArray().Select(w => w.GetString() ?? "")] : [];
-
     /// <summary>The words that go on with the run: with <c>--resume</c> where it left a training's state, without what starts over.</summary>
     /// <exception cref="EspalierException">When the run has no command line of this tool.</exception>
     public static IReadOnlyList<string> ToGoOn(Run run)
     {
-        IReadOnlyList<string> words = [.. Of(run).Where(w => w is not (Resume or Fresh))];
+        IReadOnlyList<string> words = [.. ShellWords.Of(run).Where(w => w is not (Resume or Fresh))];
         EspalierException.Require(words.Count > 0, $"Run {run.ShortId} was not started from a command line, so there is none to give again.");
         bool knows = CommandList.All().FirstOrDefault(c => c.Name == run.Command)?.Options.Any(o => o.Name == Resume) == true;
         return knows && run.Folder.Length > 0 && TrainingStates.Any(Path.Combine(run.Folder, TrainingState)) ? [.. words, Resume] : words;

@@ -62,7 +62,7 @@ internal sealed class RunsShowCommand : EspalierCommand
 
         Row("run", run.Id);
         Row("title", run.Title);
-        Row("command", ShellWords.Line(ResumeWords.Of(run)));
+        Row("command", ShellWords.Line(ShellWords.Of(run)));
         Row("in", run.WorkingFolder);
         grid.AddRow("[bold]state[/]", $"[{RunWords.ColorOf(run.State)}]{RunWords.Word(run.State)}[/]{(run.ExitCode is { } code ? $", exit code {code}" : "")}{Markup.Escape(run.Doing.Length > 0 ? $", {run.Doing}" : "")}");
         Row("began", $"{RunWords.Local(run.Started)}, {(run.Ended is null ? "for" : "took")} {Text.Duration(run.Duration)}");

@@ -7,8 +7,6 @@ namespace Espalier.Cli.Commands;
 /// <summary><c>espalier runs tag</c> and <c>espalier runs untag</c>: words that group runs, given and taken away.</summary>
 internal sealed class RunsTagCommand : EspalierCommand
 {
-    private const int LongestTag = 40;
-
     private readonly bool _add;
     private readonly Argument<string> _run = new("run") { Description = RunWords.IdHelp };
     private readonly Argument<string[]> _tags;
@@ -20,7 +18,7 @@ internal sealed class RunsTagCommand : EspalierCommand
             add ? ["espalier runs tag last paper", "espalier runs tag 3f9a01bc paper figure-2", "espalier runs list --tag paper"] : ["espalier runs untag last paper", "espalier runs untag 3f9a01bc paper figure-2"])
     {
         _add = add;
-        _tags = new Argument<string[]>("tags") { Description = add ? $"The tags, each of at most {LongestTag} letters." : "The tags to take away.", Arity = ArgumentArity.OneOrMore };
+        _tags = new Argument<string[]>("tags") { Description = add ? $"The tags, each of at most {RunTag.Longest} letters." : "The tags to take away.", Arity = ArgumentArity.OneOrMore };
         Add(_run);
         Add(_tags);
     }
@@ -30,7 +28,7 @@ internal sealed class RunsTagCommand : EspalierCommand
     {
         foreach (string tag in parsed.GetRequiredValue(_tags))
         {
-            EspalierException.Require(tag.Trim().Length is > 0 and <= LongestTag && !tag.Any(char.IsControl), $"'{tag}' is no tag; give a word of 1 to {LongestTag} letters.");
+            EspalierException.Require(tag.Trim().Length is > 0 and <= RunTag.Longest && !tag.Any(char.IsControl), $"'{tag}' is no tag; give a word of 1 to {RunTag.Longest} letters.");
         }
     }
 

@@ -103,8 +103,7 @@ internal static class RunsApi
         }).WithName("GetFile").WithSummary("A file that a run has made.");
         runs.MapPost("/{id}/tags", async Task<Results<NoContent, NotFound<ApiError>>> (RunShelf shelf, string id, TagChange change, CancellationToken cancellation) =>
         {
-            string[] add = [.. (change.Add ?? []).Select(t => t.Trim()).Where(t => t.Length > 0)];
-            EspalierException.Require(add.All(t => t.Length <= 40 && !t.Any(char.IsControl)) && add.Length <= 20, "A tag has at most 40 letters, and a run takes at most 20 at once.");
+            string[] add = Tags(change.Add);
             if (await shelf.FindAsync(id, cancellation).ConfigureAwait(false) is null)
             {
                 return NoRun();
@@ -170,9 +169,14 @@ internal static class RunsApi
     private static (string Title, IReadOnlyList<string> Tags) Named(string? title, IReadOnlyList<string>? tags)
     {
         EspalierException.Require(title is null or { Length: <= 120 }, "The name is longer than 120 letters.");
-        string[] kept = [.. (tags ?? []).Select(t => t.Trim()).Where(t => t.Length > 0)];
-        EspalierException.Require(kept.All(t => t.Length <= 40) && kept.Length <= 20, "A tag has at most 40 letters, and a run takes at most 20 at once.");
-        return (title?.Trim() ?? "", kept);
+        return (title?.Trim() ?? "", Tags(tags));
+    }
+
+    private static string[] Tags(IReadOnlyList<string>? words)
+    {
+        string[] kept = [.. (words ?? []).Select(t => t.Trim()).Where(t => t.Length > 0)];
+        EspalierException.Require(kept.All(t => t.Length <= RunTag.Longest && !t.Any(char.IsControl)) && kept.Length <= 20, $"A tag has at most {RunTag.Longest} letters, and a run takes at most 20 at once.");
+        return kept;
     }
 
     private static async Task<IReadOnlyList<Choosable>> ChoicesAsync(CommandDesk desk, string command, string field) =>

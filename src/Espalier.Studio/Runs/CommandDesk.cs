@@ -91,8 +91,8 @@ internal sealed class CommandDesk(StudioOptions options, ModelShelf shelf, TextS
     public async Task<IReadOnlyDictionary<string, IReadOnlyList<string>>> ValuesOfAsync(Run run)
     {
         var values = new Dictionary<string, IReadOnlyList<string>>(StringComparer.Ordinal);
-        string[] words = System.Text.Json.JsonSerializer.Deserialize<string[]>(run.Words) ?? [];
-        if (words.Length == 0 || Forms.FirstOrDefault(f => f.Name == run.Command) is not { } form)
+        IReadOnlyList<string> words = ShellWords.Of(run);
+        if (words.Count == 0 || Forms.FirstOrDefault(f => f.Name == run.Command) is not { } form)
         {
             return values;
         }

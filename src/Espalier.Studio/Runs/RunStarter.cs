@@ -64,8 +64,8 @@ internal sealed partial class RunStarter(StudioOptions options, RunShelf shelf, 
     {
         Run run = old.Run;
         EspalierException.Require(run.State is RunState.Interrupted or RunState.Failed, "Only a run that was stopped or has failed can be gone on with; clone this one instead.");
-        string[] words = System.Text.Json.JsonSerializer.Deserialize<string[]>(run.Words) ?? [];
-        EspalierException.Require(words.Length > 0 && Directory.Exists(run.WorkingFolder), "It is not known how this run was started, or its folder is gone; clone it instead.");
+        IReadOnlyList<string> words = ShellWords.Of(run);
+        EspalierException.Require(words.Count > 0 && Directory.Exists(run.WorkingFolder), "It is not known how this run was started, or its folder is gone; clone it instead.");
         return await QueueAsync(new NewRun
         {
             Id = Guid.CreateVersion7().ToString("N"), Command = run.Command, Title = run.Title, Model = run.Model, Plan = run.Plan, Words = [.. (options.Commands?.ToGoOn(run) ?? words).Where(w => w is not ("--fresh" or "--json"))],
@@ -156,7 +156,7 @@ internal sealed partial class RunStarter(StudioOptions options, RunShelf shelf, 
             return;
         }
 
-        string[] words = System.Text.Json.JsonSerializer.Deserialize<string[]>(run.Words) ?? [];
+        IReadOnlyList<string> words = ShellWords.Of(run);
         DateTime began = DateTime.UtcNow;
         await store.BeginAsync(Dressed(new NewRun
         {

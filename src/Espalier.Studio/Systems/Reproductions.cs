@@ -1,6 +1,6 @@
 using System.Text.Json;
-using System.Text.Json.Serialization;
 using Espalier.Recipes;
+using Espalier.Reporting;
 using Espalier.Runs;
 using Espalier.Runtime;
 using Espalier.Studio.Runs;
@@ -10,13 +10,6 @@ namespace Espalier.Studio.Systems;
 /// <summary>Reproductions that were run on this machine, as the run store has them.</summary>
 internal sealed class Reproductions(RunShelf shelf)
 {
-    // As the tool writes its results.
-    private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web)
-    {
-        NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.CamelCase) },
-    };
-
     /// <summary>What a run of <c>reproduce</c> found; null where it is none, or another version's.</summary>
     public static ReproductionReport? Of(Run run)
     {
@@ -27,7 +20,7 @@ internal sealed class Reproductions(RunShelf shelf)
 
         try
         {
-            ReproductionReport? report = JsonSerializer.Deserialize<ReproductionReport>(run.Outcome, Json);
+            ReproductionReport? report = JsonSerializer.Deserialize<ReproductionReport>(run.Outcome, ReportJson.Options);
             return report is { System: not null, Experiments: not null, Checks: not null, Seeds: not null, Machine: not null } ? report : null;
         }
         catch (JsonException)

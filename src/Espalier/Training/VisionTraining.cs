@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using Espalier.Data;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
@@ -92,7 +91,7 @@ public sealed record VisionTraining(TrainingOptions Options)
             StateFolder = StateFolder,
             LogFolder = LogFolder,
             Progress = Progress,
-            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}{(sparse is null ? "" : $", {sparse.Description}")}{(!SameStart ? "" : $", from weights {Digest(model)}")}",
+            Identity = $"batch {Batch}, padding {Augmentation.Padding}, flip {Augmentation.Flip}, seed {Seed.Value}, {images.Count} images of {images.Name}{(sparse is null ? "" : $", {sparse.Description}")}{(!SameStart ? "" : $", from weights {TensorDigest.Of(model.Parameters.Select(p => p.Value))}")}",
         };
         bool training = model.Training;
         model.Training = true;
@@ -104,18 +103,5 @@ public sealed record VisionTraining(TrainingOptions Options)
         {
             model.Training = training;
         }
-    }
-
-    /// <summary>Tells the weights that a run began with from others.</summary>
-    private static string Digest(VisionModel model)
-    {
-        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        foreach ((_, TorchSharp.Modules.Parameter value) in model.Parameters)
-        {
-            using var scope = NewDisposeScope();
-            hash.AppendData(value.detach().cpu().contiguous().bytes);
-        }
-
-        return Convert.ToHexString(hash.GetHashAndReset())[..16];
     }
 }

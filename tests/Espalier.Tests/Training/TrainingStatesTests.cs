@@ -21,7 +21,7 @@ public sealed class TrainingStatesTests
     public void A_method_that_is_stopped_anywhere_ends_with_the_same_bytes(string name, int stop)
     {
         using var folder = new TemporaryFolder();
-        using ImageTensors images = Images();
+        using ImageTensors images = TinyVision.Noise();
         using VisionModel net = TinyVision.Make(TinyVision.ResNet);
         IVisionMethod method = name switch
         {
@@ -30,16 +30,17 @@ public sealed class TrainingStatesTests
             "ofq" => new Ofq { Bits = 3, ActivationBits = 0, QkReparam = false, AnnealShare = 0.5 },
             _ => new Ftwt(),
         };
-        using VisionMethodResult undisturbed = method.Run(Context(net, images, null, SilentProgress.Instance));
-
         using var source = new CancellationTokenSource();
+        var whole = new StopAtStep(int.MaxValue, source);
+        using VisionMethodResult undisturbed = method.Run(Context(net, images, null, whole), TestContext.Current.CancellationToken);
+
         var counting = new StopAtStep(stop, source);
         Should.Throw<OperationCanceledException>(() => method.Run(Context(net, images, folder.Path, counting), source.Token));
         TrainingStates.Any(folder.Path).ShouldBeTrue();
         var again = new StopAtStep(int.MaxValue, source);
         using VisionMethodResult resumed = method.Run(Context(net, images, folder.Path, again), TestContext.Current.CancellationToken);
 
-        (counting.Steps + again.Steps).ShouldBe(StepsOf(method, net, images));
+        (counting.Steps + again.Steps).ShouldBe(whole.Steps);
         resumed.Figures.Where(f => !f.Name.EndsWith(", ms", StringComparison.Ordinal)).Except(undisturbed.Figures).ShouldBeEmpty();
         Bytes(resumed.Net).ShouldBe(Bytes(undisturbed.Net));
     }
@@ -48,7 +49,7 @@ public sealed class TrainingStatesTests
     public void States_of_another_run_are_refused()
     {
         using var folder = new TemporaryFolder();
-        using ImageTensors images = Images();
+        using ImageTensors images = TinyVision.Noise();
         using VisionModel net = TinyVision.Make(TinyVision.ResNet), other = net.Clone();
         using (no_grad())
         {
@@ -61,14 +62,6 @@ public sealed class TrainingStatesTests
         TrainingStates.Any(Path.Combine(folder.Path, "nothing")).ShouldBeFalse();
     }
 
-    private static int StepsOf(IVisionMethod method, VisionModel net, ImageTensors images)
-    {
-        using var source = new CancellationTokenSource();
-        var counting = new StopAtStep(int.MaxValue, source);
-        method.Run(Context(net, images, null, counting), source.Token).Dispose();
-        return counting.Steps;
-    }
-
     private static VisionMethodContext Context(VisionModel net, ImageTensors images, string? states, IProgressSink progress) => new()
     {
         Model = net, Images = images, Test = images, Options = Options, Batch = 8, Seed = new Seed(2), States = states is null ? null : new TrainingStates(states), Progress = progress,
@@ -78,13 +71,6 @@ public sealed class TrainingStatesTests
     {
         using var scope = NewDisposeScope();
         return [.. net.Tensors.SelectMany(t => t.Value.detach().contiguous().bytes.ToArray())];
-    }
-
-    private static ImageTensors Images()
-    {
-        using var scope = NewDisposeScope();
-        using Generator generator = new Seed(3).Generator("images");
-        return new ImageTensors("noise", (rand([24, 3, 8, 8], generator: generator) * 255).to(ScalarType.Byte), tensor(Enumerable.Range(0, 24).Select(i => (long)(i % 3)).ToArray()));
     }
 
     /// <summary>Counts the steps of trainings and cancels after so many.</summary>

@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Security.Cryptography;
 using Espalier.Runtime;
 using Espalier.Training;
 using TorchSharp.Modules;
@@ -38,7 +37,7 @@ public sealed class SaraRun : IAdaptationRun
         EspalierException.Require(_selected.Length > 0, FormattableString.Invariant($"No weight is smaller than the threshold {Threshold:G4}, so there is nothing to train; raise it or give a ratio."));
         TrainedParameters = _selected.Sum(p => p.Mask.sum().item<long>());
         _ranked = [.. _selected.Where(p => IsRanked(p.Value)).Select(p => (p.Name, p.Value))];
-        _base = Hash(_selected.Select(p => p.Value.masked_select(p.Mask)));
+        _base = TensorDigest.Of(_selected.Select(p => p.Value.masked_select(p.Mask)));
         if (file is not null)
         {
             Load(file);
@@ -117,7 +116,7 @@ public sealed class SaraRun : IAdaptationRun
         {
             [ThresholdNote] = Threshold.ToString("R", CultureInfo.InvariantCulture),
             [BaseNote] = _base,
-            [MaskNote] = Hash(_selected.Select(p => p.Mask)),
+            [MaskNote] = TensorDigest.Of(_selected.Select(p => p.Mask)),
         });
     }
 
@@ -142,7 +141,7 @@ public sealed class SaraRun : IAdaptationRun
 
     private void Load(AdapterFile file)
     {
-        EspalierException.Require(file.Notes.GetValueOrDefault(BaseNote) == _base && file.Notes.GetValueOrDefault(MaskNote) == Hash(_selected.Select(p => p.Mask)),
+        EspalierException.Require(file.Notes.GetValueOrDefault(BaseNote) == _base && file.Notes.GetValueOrDefault(MaskNote) == TensorDigest.Of(_selected.Select(p => p.Mask)),
             $"The adapter in {_context.Saved} was trained on other weights: those below its threshold are not the same here; use the checkpoint that it was made from.");
         foreach ((string name, Parameter value, Tensor mask) in _selected)
         {
@@ -167,16 +166,5 @@ public sealed class SaraRun : IAdaptationRun
     {
         bool matrix = value.dim() == 2 || (value.dim() > 2 && _method.RankOfConvolutions);
         return matrix && Math.Min(value.shape[0], value.numel() / value.shape[0]) > _method.RankAboveSide;
-    }
-
-    private static string Hash(IEnumerable<Tensor> values)
-    {
-        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        foreach (Tensor value in values)
-        {
-            hash.AppendData(value.cpu().contiguous().bytes);
-        }
-
-        return Convert.ToHexStringLower(hash.GetHashAndReset())[..16];
     }
 }

@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using Espalier.Models;
 using Espalier.Runtime;
 using Espalier.Training;
@@ -59,6 +58,6 @@ public sealed partial record SvFit
     {
         using var scope = NewDisposeScope();
         using Tensor matrix = weight.Matrix();
-        return Convert.ToHexStringLower(SHA256.HashData(matrix.cpu().contiguous().bytes))[..16];
+        return TensorDigest.Of([matrix]);
     }
 }

@@ -21,7 +21,7 @@ public sealed class SmsTests
     [InlineData(SoupMerge.Greedy, SoupVariation.RetrainSchedule)]
     public void A_soup_is_exactly_as_sparse_as_its_goal_whatever_varies_and_merges(SoupMerge merge, SoupVariation vary)
     {
-        using ImageTensors images = Images();
+        using ImageTensors images = TinyVision.Noise();
         using VisionModel net = TinyVision.Make(TinyVision.ResNet);
         var sms = new Sms { Sparsity = 0.75, Phases = 2, Models = 2, Merge = merge, Vary = vary, Values = vary is SoupVariation.PrunedSeed ? null : [0.5, 1], HeldOut = 0.25 };
         long before = Parameters.LiveTensors;
@@ -99,12 +99,5 @@ public sealed class SmsTests
         (rates.Values[0], rates.Values[2], rates.Values[3]).ShouldBe((0, 1, 1));
         rates.Values[^1].ShouldBeLessThan(last);
         Should.Throw<EspalierException>(() => RetrainingRates.Of(RetrainingSchedule.ALLR, [1], 20)).Message.ShouldContain("ALLR");
-    }
-
-    private static ImageTensors Images()
-    {
-        using var scope = NewDisposeScope();
-        using Generator generator = new Seed(3).Generator("images");
-        return new ImageTensors("noise", (rand([24, 3, 8, 8], generator: generator) * 255).to(ScalarType.Byte), tensor(Enumerable.Range(0, 24).Select(i => (long)(i % 3)).ToArray()));
     }
 }

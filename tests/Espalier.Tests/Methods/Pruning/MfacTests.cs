@@ -63,7 +63,7 @@ public sealed class MfacTests
     [Fact]
     public void A_net_is_pruned_at_once_or_in_rounds_with_training()
     {
-        using ImageTensors images = Images();
+        using ImageTensors images = TinyVision.Noise();
         using VisionModel net = TinyVision.Make(TinyVision.ResNet);
         var mfac = new Mfac { Sparsity = 0.6, Gradients = 4, GradientBatch = 8, Recomputations = 2, BlockSize = 16 };
         long before = Parameters.LiveTensors;
@@ -88,7 +88,7 @@ public sealed class MfacTests
     [Fact]
     public void The_optimizer_keeps_masks_resumes_to_the_same_bytes_and_refuses_what_is_not_finite()
     {
-        using ImageTensors images = Images();
+        using ImageTensors images = TinyVision.Noise();
         var options = new TrainingOptions { Steps = 12, LearningRate = 1e-3, Optimizer = "mfac", FisherGradients = 4, Damping = 1e-3, Momentum = 0.5, WeightDecay = 1e-3 };
         using VisionModel whole = TinyVision.Make(TinyVision.Vgg), parts = TinyVision.Make(TinyVision.Vgg);
         using var folder = new TemporaryFolder();
@@ -113,13 +113,6 @@ public sealed class MfacTests
     {
         using Generator generator = new Seed(2).Generator("gradients");
         return (randn([count, length], ScalarType.Float64, generator: generator), randn([length], ScalarType.Float64, generator: generator));
-    }
-
-    private static ImageTensors Images()
-    {
-        using var scope = NewDisposeScope();
-        using Generator generator = new Seed(3).Generator("images");
-        return new ImageTensors("noise", (rand([24, 3, 8, 8], generator: generator) * 255).to(ScalarType.Byte), tensor(Enumerable.Range(0, 24).Select(i => (long)(i % 3)).ToArray()));
     }
 
     private sealed class Cancelling(int step) : ITrainingHook

@@ -5,7 +5,6 @@ using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Tests.Models.Vision;
 using Espalier.Training;
-using static TorchSharp.torch;
 
 namespace Espalier.Tests.Methods.Pruning;
 
@@ -48,7 +47,7 @@ public sealed class OracleTests
     public void A_study_cuts_every_choice_writes_its_table_and_is_not_run_twice()
     {
         using var folder = new TemporaryFolder();
-        using ImageTensors images = Images();
+        using ImageTensors images = TinyVision.Noise();
         using VisionModel net = TinyVision.Make(TinyVision.Vgg);
         var oracle = new Oracle { Layers = ["features.0"], Repeats = 2 };
         var context = new VisionMethodContext { Model = net, Images = images, Test = images, Options = new TrainingOptions { Steps = 2, LearningRate = 0.01 }, Batch = 8, Folder = folder.Path };
@@ -70,12 +69,5 @@ public sealed class OracleTests
         oracle.Measure(context with { Seed = new Seed(5) }).ShouldNotBe(runs);
         Should.Throw<EspalierException>(() => new Oracle { Layers = ["nothing"] }.Check(net, context.Options)).Message.ShouldContain("nothing");
         Should.Throw<EspalierException>(() => oracle.Measure(context with { Test = null })).Message.ShouldContain("--eval-data");
-    }
-
-    private static ImageTensors Images()
-    {
-        using var scope = NewDisposeScope();
-        using Generator generator = new Seed(3).Generator("images");
-        return new ImageTensors("noise", (rand([24, 3, 8, 8], generator: generator) * 255).to(ScalarType.Byte), tensor(Enumerable.Range(0, 24).Select(i => (long)(i % 3)).ToArray()));
     }
 }

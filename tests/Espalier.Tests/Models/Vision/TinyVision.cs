@@ -1,3 +1,4 @@
+using Espalier.Data;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 using static TorchSharp.torch;
@@ -36,5 +37,13 @@ internal static class TinyVision
     {
         using Generator generator = new Seed(5).Generator("images");
         return rand([count, model.Config.Channels, model.Config.ImageSize, model.Config.ImageSize], generator: generator);
+    }
+
+    /// <summary>24 images of noise, in three classes in turn.</summary>
+    public static ImageTensors Noise()
+    {
+        using var scope = NewDisposeScope();
+        using Generator generator = new Seed(3).Generator("images");
+        return new ImageTensors("noise", (rand([24, 3, 8, 8], generator: generator) * 255).to(ScalarType.Byte), tensor(Enumerable.Range(0, 24).Select(i => (long)(i % 3)).ToArray()));
     }
 }
