@@ -48,6 +48,7 @@ public static class NativeLibraries
 
     private static string LoadOnce()
     {
+        HiddenCaches.WorkAround();
         string folder = FindFolder();
         string[] inOrder = RuntimeInformation.IsOSPlatform(OSPlatform.Windows)
             ? ["c10", "torch_cpu", "torch", "LibTorchSharp"]
@@ -57,7 +58,11 @@ public static class NativeLibraries
             string path = Path.Combine(folder, LibraryName(name));
             try
             {
-                NativeLibrary.Load(path);
+                nint library = NativeLibrary.Load(path);
+                if (name == "torch_cpu")
+                {
+                    HiddenCaches.WithoutNnpack(library);
+                }
             }
             catch (Exception fault) when (fault is DllNotFoundException or BadImageFormatException)
             {
