@@ -39,7 +39,7 @@ public sealed class IsspRecipe : Recipe
     public override string FullPlan =>
         """
         EDSR-baseline (64 features, 16 blocks), ×2 and ×4, 50,000 steps of Adam at 1e-4 with 32×32 crops of DIV2K; sparsity 0.9, 0.95 and 0.99; seeds 0, 1 and 2:
-        new VisionTraining(options) { Sparse = new Issp { Sparsity = 0.95 }, Objective = (net, batches) => new SuperResolutionObjective(net, batches, scale: 2) }
+        espalier train --config edsr-baseline.json --data ./div2k --eval-data ./set5 --batch 16 --augment flip --lr 1e-4 --steps 50000 --sparse-training issp --set sparsity=0.95 --seed 0 --out ./edsr-95
         """;
 
     /// <inheritdoc/>
@@ -54,7 +54,7 @@ public sealed class IsspRecipe : Recipe
         Arm(ScratchRandom, null, (weight, generator) => rand(weight.shape, generator: generator));
         Arm(ScratchMagnitude, null, (weight, _) => weight);
         Arm(Dense, null);
-        Add(Bicubic, Psnr, Quality(bench.TestImages, coarse => BicubicResize.Run(coarse, (int)coarse.shape[2] * Scale, (int)coarse.shape[3] * Scale)));
+        Add(Bicubic, Psnr, SuperResolutionQuality.Bicubic([bench.TestImages.Images.clone()], Scale).Psnr);
         return measured;
 
         void Arm(string name, Issp? method, Func<Tensor, Generator, Tensor>? scores = null)
@@ -67,7 +67,6 @@ public sealed class IsspRecipe : Recipe
             new VisionTraining(options)
             {
                 Batch = Batch, Seed = new Seed(seed.For("order")), Augmentation = new ImageAugmentation(0, true), Sparse = method, Hooks = [watch],
-                Objective = (net, batches) => new SuperResolutionObjective(net, batches, Scale),
             }.Run(model, bench.TrainingImages, masks, context.Cancellation);
             double psnr = Quality(bench.TestImages, model.Forward);
             Add(name, Psnr, psnr);
@@ -111,14 +110,7 @@ public sealed class IsspRecipe : Recipe
         return masks;
     }
 
-    private static double Quality(ImageTensors images, Func<Tensor, Tensor> refine)
-    {
-        using var scope = NewDisposeScope();
-        using var frozen = no_grad();
-        Tensor originals = images.Images.to(ScalarType.Float32) / 255;
-        Tensor fine = (refine(SuperResolutionObjective.Coarse(originals, Scale)).clamp(0, 1) * 255).round();
-        return ImageQuality.Psnr(ImageQuality.Luma(fine, 255), ImageQuality.Luma(images.Images, 255), 255, border: Scale);
-    }
+    private static double Quality(ImageTensors images, Func<Tensor, Tensor> refine) => SuperResolutionQuality.Measure(refine, [images.Images.clone()], Scale).Psnr;
 
     /// <summary>The set of smallest weights every so often during the stage, and the gradients' norm.</summary>
     private sealed class Watch(VisionModel model, int every, int until) : ITrainingHook

@@ -28,7 +28,7 @@ internal sealed partial class AdaptCommand : EspalierCommand
     private readonly Option<string> _out = new("--out", "-o") { Description = "The adapter's folder.", HelpName = "folder", Required = true };
     private readonly Option<int> _batch = new("--batch") { Description = "Windows or images per step.", HelpName = "N", DefaultValueFactory = _ => 8 };
     private readonly Option<int> _length = new("--length") { Description = "Tokens per window.", HelpName = "N", DefaultValueFactory = _ => 128 };
-    private readonly Option<string> _augment = new Option<string>("--augment") { Description = "Vision nets: how images are changed by chance; cifar pads by 4 pixels, crops and flips.", HelpName = "word", DefaultValueFactory = _ => "none" }.AcceptOnlyFromAmong("none", "cifar");
+    private readonly Option<string> _augment = VisionWords.AugmentOption();
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of the adapter and the order.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _stopAfter = new("--stop-after") { Description = "Ends after so many steps of a schedule laid out for --steps.", HelpName = "N" };
     private readonly Option<bool> _resume = new("--resume") { Description = "Goes on where a stopped run with the same words left off." };
@@ -76,7 +76,7 @@ internal sealed partial class AdaptCommand : EspalierCommand
         {
             Batch = parsed.GetValue(_batch),
             Length = parsed.GetValue(_length),
-            Augmentation = parsed.GetValue(_augment) == "cifar" ? ImageAugmentation.Cifar : ImageAugmentation.None,
+            Augmentation = VisionWords.Augmentation(parsed.GetValue(_augment)),
             Seed = new Seed(parsed.GetValue(_seed)),
             Optimizer = optimizer,
             Origin = word,
@@ -160,6 +160,7 @@ internal sealed partial class AdaptCommand : EspalierCommand
         string[] data = parsed.GetRequiredValue(_data);
         EspalierException.Require(data.Length == 1, "A vision net is adapted to the images of one --data.");
         using VisionModel net = VisionModel.Load(folder, context.Device);
+        net.Config.RequireClassifier("Adapting to images");
         IReadOnlyDictionary<string, SparsityMask> masks = SparsityMasks.Load(folder);
         method.Check(AdaptationContext.Of(net, masks).Weights, options);
         using ImageTensors images = VisionWords.Images(data[0], net.Config, null, context, cancellation);

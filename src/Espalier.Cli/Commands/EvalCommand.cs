@@ -33,7 +33,7 @@ internal sealed class EvalCommand : EspalierCommand
     private readonly Option<string?> _output = new("--output") { Description = "Writes the result to this file too, as JSON.", HelpName = "file" };
 
     public EvalCommand()
-        : base("eval", "Measures perplexity (windows of a text that do not overlap, each scored alone) and multiple-choice tasks (by likelihood); of a vision net, accuracy.",
+        : base("eval", "Measures perplexity (windows of a text that do not overlap, each scored alone) and multiple-choice tasks (by likelihood); of a vision net, accuracy; of one for super-resolution, PSNR and SSIM.",
             "espalier eval ./llama-50 --data Salesforce/wikitext:wikitext-2-v1:test",
             "espalier eval ./llama-50 --data reviews.jsonl --windows 64 --context 256 --json",
             "espalier eval ./llama-50 --tasks arc_easy,piqa,winogrande --limit 500 --output results.json",

@@ -34,6 +34,7 @@ internal sealed partial class TrainCommand
         EspalierException.Require(data.Length == 1, "A vision net is trained on the images of one --data.");
         EspalierException.Require(parsed.GetValue(_stopAfter) is null, "A --method has trainings of its own, so that --stop-after would not say which; leave it out (Ctrl-C stops, and --resume goes on).");
         using VisionModel model = VisionModel.Load(start, context.Device);
+        model.Config.RequireClassifier("--method");
         method.Check(model, options);
         using ImageTensors images = VisionWords.Images(data[0], model.Config, null, context, cancellation);
         using ImageTensors? test = parsed.GetValue(_evalData) is { } reference ? VisionWords.Images(reference, model.Config, null, context, cancellation) : null;
@@ -46,7 +47,7 @@ internal sealed partial class TrainCommand
                 Test = test,
                 Options = options,
                 Batch = parsed.GetValue(_batch),
-                Augmentation = parsed.GetValue(_augment) == "cifar" ? ImageAugmentation.Cifar : ImageAugmentation.None,
+                Augmentation = VisionWords.Augmentation(parsed.GetValue(_augment)),
                 Seed = new Seed(parsed.GetValue(_seed)),
                 Folder = output,
                 States = new TrainingStates(state),

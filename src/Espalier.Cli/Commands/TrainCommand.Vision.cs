@@ -28,7 +28,7 @@ internal sealed partial class TrainCommand
         var training = new VisionTraining(options)
         {
             Batch = parsed.GetValue(_batch),
-            Augmentation = parsed.GetValue(_augment) == "cifar" ? ImageAugmentation.Cifar : ImageAugmentation.None,
+            Augmentation = VisionWords.Augmentation(parsed.GetValue(_augment)),
             Seed = seed,
             Sparse = sparse,
             Optimizer = optimizer,

@@ -22,12 +22,12 @@ internal sealed partial class TrainCommand : EspalierCommand
     private readonly Option<string> _config = new("--config") { Description = "A config.json to start from random weights, or a model (folder or hub id) to go on from.", HelpName = "file|MODEL", Required = true };
     private readonly Option<string?> _tokenizer = new("--tokenizer") { Description = "The tokeniser's folder (default: the model's own).", HelpName = "folder" };
     private readonly Option<string[]> _data = new("--data") { Description = $"The training text: {Inputs.DataForms}; may be given several times. For a vision net the images, once: {VisionWords.DataForms}.", HelpName = "data", Required = true };
-    private readonly Option<string?> _evalData = new("--eval-data") { Description = "Text to measure perplexity on at the end, or images to measure accuracy on.", HelpName = "data" };
+    private readonly Option<string?> _evalData = new("--eval-data") { Description = "Text to measure perplexity on at the end, or images to measure accuracy on (super-resolution: the signal-to-noise ratio).", HelpName = "data" };
     private readonly Option<int> _evalWindows = new("--eval-windows") { Description = "The most evaluation windows; 0 takes all.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<string> _out = new("--out", "-o") { Description = "The output folder.", HelpName = "folder", Required = true };
     private readonly Option<int> _batch = new("--batch") { Description = "Windows or images per step.", HelpName = "N", DefaultValueFactory = _ => 16 };
     private readonly Option<int> _length = new("--length") { Description = "Tokens per window.", HelpName = "N", DefaultValueFactory = _ => 256 };
-    private readonly Option<string> _augment = new Option<string>("--augment") { Description = "Vision nets: how images are changed by chance; cifar pads by 4 pixels, crops and flips.", HelpName = "word", DefaultValueFactory = _ => "none" }.AcceptOnlyFromAmong("none", "cifar");
+    private readonly Option<string> _augment = VisionWords.AugmentOption();
     private readonly Option<string?> _sparse = new("--sparse-training") { Description = "Makes the net sparse while it is trained: a name (`espalier methods sparse-training` lists them), or a YAML file with its method and options.", HelpName = "NAME|file" };
     private readonly Option<string[]> _set = new("--set") { Description = "An option of --sparse-training or --method as NAME=VALUE (`espalier methods NAME` lists them); may be given several times.", HelpName = "NAME=VALUE" };
     private readonly Option<long> _seed = new("--seed") { Description = "The seed of weights and order.", HelpName = "N", DefaultValueFactory = _ => 0 };
@@ -43,6 +43,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             "espalier train --config config.json --tokenizer ./tokenizer --data train.jsonl --steps 2000 --out ./mine --resume",
             "espalier train --config resnet20.json --data uoft-cs/cifar10:train --augment cifar --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --out ./net",
             "espalier train --config resnet20.json --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --sparse-training granet --set sparsity=0.9 --out ./net",
+            "espalier train --config edsr.json --data ./photos --eval-data ./benchmark --batch 16 --lr 1e-4 --steps 20000 --augment flip --sparse-training issp --set sparsity=0.9 --out ./finer",
             "espalier train --config ./net --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 1000 --method sms --set sparsity=0.95 --out ./soup")
     {
         foreach (Option option in new Option[] { _config, _tokenizer, _data, _evalData, _evalWindows, _batch, _length, _augment })
@@ -225,6 +226,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             perplexity = quality?.Value,
             perplexityWindows = quality?.Segments,
             accuracy = (double?)accuracy?["accuracy"],
+            psnr = accuracy?["psnr"] is { } psnr ? VisionWords.Number(psnr) : (double?)null,
             readers,
         },
         () =>

@@ -1,3 +1,4 @@
+using System.CommandLine;
 using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
@@ -16,24 +17,50 @@ namespace Espalier.Cli.Commands;
 internal static class VisionWords
 {
     /// <summary>What <c>--data</c> options say of images.</summary>
-    public const string DataForms = "parquet files, idx files, a folder for each class, or a hub id as ID:SPLIT";
+    public const string DataForms = "parquet files, idx files, a folder for each class (for super-resolution a folder of images), or a hub id as ID:SPLIT";
 
     private const int DeadImages = 1000;
 
-    /// <summary>Decoded images, with as many channels as the net takes.</summary>
+    /// <summary>The option of commands that train on images.</summary>
+    public static Option<string> AugmentOption() => new Option<string>("--augment")
+    {
+        Description = "Vision nets: how images are changed by chance; cifar pads by 4 pixels, crops and flips; flip mirrors every second image.",
+        HelpName = "word",
+        DefaultValueFactory = _ => "none",
+    }.AcceptOnlyFromAmong("none", "cifar", "flip");
+
+    /// <summary>What the word of <see cref="AugmentOption"/> means.</summary>
+    public static ImageAugmentation Augmentation(string? word) => word switch
+    {
+        "cifar" => ImageAugmentation.Cifar,
+        "flip" => ImageAugmentation.None with { Flip = true },
+        _ => ImageAugmentation.None,
+    };
+
+    /// <summary>Decoded images, with as many channels as the net takes; of a net for super-resolution the originals, cut to squares of the size that it puts out.</summary>
     public static ImageTensors Images(string reference, VisionConfig config, int? limit, CommandContext context, CancellationToken cancellation)
     {
+        if (config.Scale is { } scale)
+        {
+            return Originals.Tiles(OpenOriginals(reference, context, cancellation), config.Channels, config.ImageSize * scale, limit, context.Progress, cancellation);
+        }
+
         ImageTensors images = ImageTensors.Load(
             ImageDataset.Open(DataReference.Parse(reference), id => Hub.ResolveDataset(id, context.Progress, cancellation: cancellation)), config.Channels, limit, context.Progress, cancellation);
         images.RequireClasses(config.Classes);
         return images;
     }
 
-    /// <summary>The accuracy of a net on images, as the fields of the result.</summary>
+    /// <summary>The accuracy of a net on images, or how near a net for super-resolution comes to originals, as the fields of the result.</summary>
     public static JsonObject Evaluate(string word, string folder, string reference, int? limit, CommandContext context, CancellationToken cancellation, IReadOnlyList<(string Folder, double Weight)>? adapters = null)
     {
         using VisionModel model = AdapterWords.LoadVision(folder, adapters ?? [], context);
         using QuantisedNet? rounded = QuantisedNet.Attach(model, folder);
+        if (model.Config.Scale is { } scale)
+        {
+            return EvaluateFiner(word, model, scale, reference, limit, context, cancellation);
+        }
+
         using ImageTensors images = Images(reference, model.Config, limit, context, cancellation);
         using GateMeter? meter = model.Gates.Count == 0 ? null : new GateMeter(model);
         var clock = Stopwatch.StartNew();
@@ -53,6 +80,45 @@ internal static class VisionWords
                 gates = meter is null ? null : Gates(meter.Work, SkippingSpeed.Measure(model, images)),
             },
             JsonEvents.Options)!.AsObject();
+    }
+
+    private static ImageDataset OpenOriginals(string reference, CommandContext context, CancellationToken cancellation) =>
+        Originals.Open(DataReference.Parse(reference), id => Hub.ResolveDataset(id, context.Progress, cancellation: cancellation));
+
+    private static JsonObject EvaluateFiner(string word, VisionModel model, int scale, string reference, int? limit, CommandContext context, CancellationToken cancellation)
+    {
+        EspalierException.Require(limit is null or > 0, $"A limit of {limit} images is not possible; take at least 1.");
+        ImageDataset dataset = OpenOriginals(reference, context, cancellation);
+        var clock = Stopwatch.StartNew();
+        SuperResolutionQuality net = Measure("measuring", originals => SuperResolutionQuality.Measure(model.Forward, originals, scale, model.Device));
+        TimeSpan time = clock.Elapsed;
+        SuperResolutionQuality bicubic = Measure("measuring bicubic", originals => SuperResolutionQuality.Bicubic(originals, scale));
+        return JsonSerializer.SerializeToNode(
+            new
+            {
+                model = word,
+                data = reference,
+                scale,
+                net.Psnr,
+                net.StandardError,
+                net.Ssim,
+                net.Images,
+                seconds = time.TotalSeconds,
+                bicubic = new { bicubic.Psnr, bicubic.Ssim },
+            },
+            JsonEvents.Options)!.AsObject();
+
+        SuperResolutionQuality Measure(string title, Func<IEnumerable<TorchSharp.torch.Tensor>, SuperResolutionQuality> measure)
+        {
+            using IProgressTask task = context.Progress.Begin(title, Math.Min(dataset.Count, limit ?? long.MaxValue), "image");
+            return measure(
+                Originals.Whole(dataset, model.Config.Channels, scale, limit).Select(image =>
+                {
+                    cancellation.ThrowIfCancellationRequested();
+                    task.Advance(1);
+                    return image;
+                }));
+        }
     }
 
     // Counting slows the net down, so it has a pass of its own over a few images.
@@ -92,6 +158,15 @@ internal static class VisionWords
     {
         double seconds = (double)result["seconds"]!;
         int images = (int)result["images"]!;
+        if (result["psnr"] is { } psnr)
+        {
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"PSNR {Number(psnr):0.00} dB{(images > 1 ? FormattableString.Invariant($" ± {Number(result["standardError"]!):0.00}") : "")}, SSIM {Number(result["ssim"]!):0.0000} on {Text.Count(images)} images made {(int)result["scale"]!} times finer"));
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"bicubic: {Number(result["bicubic"]!["psnr"]!):0.00} dB, {Number(result["bicubic"]!["ssim"]!):0.0000}"));
+            context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{Text.Duration(TimeSpan.FromSeconds(seconds))}, {images / seconds:0.0} images/s"));
+            return;
+        }
+
         context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"accuracy {(double)result["accuracy"]!:0.00} % ± {(double)result["standardError"]!:0.00} on {Text.Count(images)} images, loss {(double)result["loss"]!:0.####}"));
         context.Output.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{Text.Duration(TimeSpan.FromSeconds(seconds))}, {images / seconds:0} images/s"));
@@ -109,4 +184,7 @@ internal static class VisionWords
                 $"one image alone: {(double)gates["skippingMilliseconds"]!:0.##} ms with closed filters skipped, {(double)gates["denseMilliseconds"]!:0.##} ms without gates"));
         }
     }
+
+    // What is no number stands as a word.
+    internal static double Number(JsonNode value) => value.GetValueKind() is JsonValueKind.String ? double.Parse(value.GetValue<string>(), CultureInfo.InvariantCulture) : value.GetValue<double>();
 }

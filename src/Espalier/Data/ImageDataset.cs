@@ -33,9 +33,9 @@ public sealed class ImageDataset
     /// <summary>Opens the data set that a reference names.</summary>
     /// <param name="reference">What the user wrote; its column is that of the images.</param>
     /// <param name="resolveHubDataset">From a hub id to the folder of its snapshot; null when only files are allowed.</param>
-    /// <param name="labelColumn">The column of the class.</param>
+    /// <param name="labelColumn">The column of the class; null where no classes are wanted: folders may then hold images as they like, and every image has the class 0.</param>
     /// <exception cref="EspalierException">When files, split or columns are missing; names those there are.</exception>
-    public static ImageDataset Open(DataReference reference, Func<string, string>? resolveHubDataset = null, string labelColumn = "label")
+    public static ImageDataset Open(DataReference reference, Func<string, string>? resolveHubDataset = null, string? labelColumn = "label")
     {
         string root = DataFiles.Root(reference, resolveHubDataset);
         if (Directory.Exists(root) && Directory.EnumerateFiles(root).Where(IsIdxImages).Order(StringComparer.Ordinal).ToArray() is { Length: > 0 } idx)
@@ -43,16 +43,21 @@ public sealed class ImageDataset
             return OpenIdx(reference, idx);
         }
 
-        if (Directory.Exists(root) && ImageFolders.Find(root, reference.Split) is { } folders)
+        if (labelColumn is null && Directory.Exists(root) && ImageFolders.All(root, reference.Split) is { } files)
+        {
+            return new ImageDataset(reference.ToString(), files.Count, () => files.Select(f => new LabelledImage(File.ReadAllBytes(f), 0)));
+        }
+
+        if (labelColumn is not null && Directory.Exists(root) && ImageFolders.Find(root, reference.Split) is { } folders)
         {
             return new ImageDataset(reference.ToString(), folders.Count, () => folders.Select(f => new LabelledImage(File.ReadAllBytes(f.Path), f.Label)));
         }
 
         ParquetTable[] tables = [.. DataFiles.Find(reference, resolveHubDataset, [".parquet"]).Select(ParquetTable.Open)];
         string[] columns = [.. tables.Select(t => ImageColumn(t, reference.Column))];
-        foreach (ParquetTable table in tables)
+        foreach (ParquetTable table in labelColumn is null ? [] : tables)
         {
-            EspalierException.Require(table.Find(labelColumn).Kind == ColumnKind.Integer, $"The column \"{labelColumn}\" of \"{table.Path}\" holds no classes; {table.Listing()}.");
+            EspalierException.Require(table.Find(labelColumn!).Kind == ColumnKind.Integer, $"The column \"{labelColumn}\" of \"{table.Path}\" holds no classes; {table.Listing()}.");
         }
 
         return new ImageDataset(reference.ToString(), tables.Sum(t => t.RowCount), () => tables.Zip(columns).SelectMany(t => Rows(t.First, t.Second, labelColumn)));
@@ -66,10 +71,10 @@ public sealed class ImageDataset
         return found[0];
     }
 
-    private static IEnumerable<LabelledImage> Rows(ParquetTable table, string column, string labelColumn)
+    private static IEnumerable<LabelledImage> Rows(ParquetTable table, string column, string? labelColumn)
     {
         int row = 0;
-        foreach (var (bytes, label) in table.Bytes(column).Zip(table.Integers(labelColumn)))
+        foreach (var (bytes, label) in table.Bytes(column).Zip(labelColumn is null ? Enumerable.Repeat((long?)0, (int)table.RowCount) : table.Integers(labelColumn)))
         {
             row++;
             EspalierException.Require(bytes is { Length: > 0 }, $"Row {row} of \"{table.Path}\" has no image in \"{column}\".");

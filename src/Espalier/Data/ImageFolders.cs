@@ -31,6 +31,24 @@ internal static class ImageFolders
         return Classes(Path.Combine(root, split ?? splits[0]));
     }
 
+    /// <summary>All images of a folder or of its split, at any depth; null where there are none.</summary>
+    /// <param name="root">The folder.</param>
+    /// <param name="split">A folder in it; null takes all.</param>
+    /// <exception cref="EspalierException">When the split is missing.</exception>
+    public static IReadOnlyList<string>? All(string root, string? split)
+    {
+        if (!Images(root).Any())
+        {
+            return null;
+        }
+
+        string folder = split is null ? root : Path.Combine(root, split);
+        EspalierException.Require(Directory.Exists(folder), $"\"{root}\" has no folder \"{split}\"; it has {string.Join(", ", Folders(root).Select(Path.GetFileName))}.");
+        return [.. Images(folder).Order(StringComparer.Ordinal)];
+
+        static IEnumerable<string> Images(string from) => Directory.EnumerateFiles(from, "*", SearchOption.AllDirectories).Where(IsImage);
+    }
+
     private static (string Path, int Label)[] Classes(string folder) =>
         [.. Folders(folder).Index().SelectMany(c => Directory.EnumerateFiles(c.Item).Where(IsImage).Order(StringComparer.Ordinal).Select(f => (f, c.Index)))];
 

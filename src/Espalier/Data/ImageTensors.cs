@@ -104,6 +104,19 @@ public sealed class ImageTensors : IDisposable
         Labels.Dispose();
     }
 
+    /// <summary>One image by itself, of whatever size it has.</summary>
+    /// <param name="image">The image.</param>
+    /// <param name="planes">1 turns colours to grey, 3 repeats grey.</param>
+    /// <param name="name">What it is called in errors.</param>
+    /// <returns>[planes, height, width].</returns>
+    internal static (byte[] Planes, int Height, int Width) Decode(LabelledImage image, int planes, string name)
+    {
+        (int height, int width) = image.GreySize ?? (ImageDecoder.Measure(image.Bytes, name) is var (h, w, _) ? (h, w) : default);
+        var pixels = new byte[planes * height * width];
+        Fill(image, planes, (height, width), pixels, name);
+        return (pixels, height, width);
+    }
+
     private static void Fill(LabelledImage image, int planes, (int Height, int Width) size, Span<byte> target, string name)
     {
         if (image.GreySize is null)

@@ -31,6 +31,7 @@ public static class ImageAccuracy
     public static ImageAccuracyResult Evaluate(
         VisionModel model, ImageTensors images, int batch = 250, int? limit = null, IProgressSink? progress = null, CancellationToken cancellation = default, Func<Tensor, Tensor>? forward = null)
     {
+        model.Config.RequireClassifier("Accuracy");
         images.RequireClasses(model.Config.Classes);
         var batches = new ImageBatches(images, batch) { Mean = model.Config.Mean, Deviation = model.Config.Deviation };
         bool training = model.Training;

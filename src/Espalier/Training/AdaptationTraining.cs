@@ -74,6 +74,7 @@ public sealed class AdaptationTraining(TrainingOptions options)
     /// <returns>The trained adapter on the net; the caller disposes it.</returns>
     public AdaptationResult Run(IAdaptation method, VisionModel net, ImageTensors images, IReadOnlyDictionary<string, SparsityMask>? masks = null, CancellationToken cancellation = default)
     {
+        net.Config.RequireClassifier("Adapting to images");
         images.RequireClasses(net.Config.Classes);
         var batches = new ImageBatches(images, Batch) { Mean = net.Config.Mean, Deviation = net.Config.Deviation, Augmentation = Augmentation, Seed = Seed };
         var single = new ImageBatches(images, 1) { Mean = net.Config.Mean, Deviation = net.Config.Deviation, Seed = Seed };

@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 
 namespace Espalier.Training;
 
-/// <summary>Trains a whole vision net on classes of images, from random weights or from a checkpoint. Methods add hooks, masks or another objective.</summary>
+/// <summary>Trains a whole vision net on classes of images, or for super-resolution on the images themselves, from random weights or from a checkpoint. Methods add hooks, masks or another objective.</summary>
 /// <param name="Options">Length, learning rate, optimiser.</param>
 public sealed record VisionTraining(TrainingOptions Options)
 {
@@ -27,7 +27,7 @@ public sealed record VisionTraining(TrainingOptions Options)
     /// <summary>Gives the learning rate of a step in place of the options' schedule.</summary>
     public Func<long, double>? Schedule { get; init; }
 
-    /// <summary>Makes another objective from the net and its batches; null is <see cref="ImageClassificationObjective"/>.</summary>
+    /// <summary>Makes another objective from the net and its batches; null is <see cref="ImageClassificationObjective"/>, or <see cref="SuperResolutionObjective"/> for a net that puts out finer images.</summary>
     public Func<VisionModel, ImageBatches, ITrainingObjective>? Objective { get; init; }
 
     /// <summary>Parameters beside the net's that are trained with it (predictors, gates), under unique names.</summary>
@@ -68,7 +68,11 @@ public sealed record VisionTraining(TrainingOptions Options)
     /// <exception cref="EspalierException">When images and net do not fit, or the run goes wrong.</exception>
     public TrainingResult Run(VisionModel model, ImageTensors images, IReadOnlyDictionary<string, Tensor>? masks = null, CancellationToken cancellation = default)
     {
-        images.RequireClasses(model.Config.Classes);
+        if (model.Config.Scale is null)
+        {
+            images.RequireClasses(model.Config.Classes);
+        }
+
         var batches = new ImageBatches(images, Batch) { Mean = model.Config.Mean, Deviation = model.Config.Deviation, Augmentation = Augmentation, Seed = Seed };
         return SparseTrainingReport.Run(
             Sparse,
@@ -80,7 +84,7 @@ public sealed record VisionTraining(TrainingOptions Options)
     private TrainingResult Train(VisionModel model, ImageTensors images, ImageBatches batches, ISparseTrainingRun? sparse, IReadOnlyDictionary<string, Tensor>? masks, CancellationToken cancellation)
     {
         ITrainingHook[] hooks = [.. sparse is null ? [] : (ITrainingHook[])[sparse], .. Hooks, .. StopAfter is { } last ? (ITrainingHook[])[new StopAfter(last)] : []];
-        using var loop = new TrainingLoop(Options, [.. model.Parameters.Where(p => p.Value.requires_grad), .. Extra], Objective?.Invoke(model, batches) ?? new ImageClassificationObjective(model, batches, Options.Accumulation))
+        using var loop = new TrainingLoop(Options, [.. model.Parameters.Where(p => p.Value.requires_grad), .. Extra], Objective?.Invoke(model, batches) ?? Plain(model, batches))
         {
             Masks = masks,
             Hooks = hooks,
@@ -104,4 +108,8 @@ public sealed record VisionTraining(TrainingOptions Options)
             model.Training = training;
         }
     }
+
+    private ITrainingObjective Plain(VisionModel model, ImageBatches batches) => model.Config.Scale is { } scale
+        ? new SuperResolutionObjective(model, batches, scale, Options.Accumulation)
+        : new ImageClassificationObjective(model, batches, Options.Accumulation);
 }

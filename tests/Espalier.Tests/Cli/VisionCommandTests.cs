@@ -84,6 +84,34 @@ public sealed class VisionCommandTests
     }
 
     [Fact]
+    public async Task A_net_for_super_resolution_is_trained_on_a_folder_of_images_and_measured_beside_bicubic()
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["config.json"], """{"model_type": "edsr", "features": 4, "blocks": 1, "scale": 2, "image_size": 8}""");
+        for (int i = 0; i < 6; i++)
+        {
+            Data.OriginalsTests.Write(folder[$"photos/{i}.png"], 34 + i, 32 + (2 * i), (x, y) => (byte)(128 + (100 * Math.Sin((x + i) / 3.0) * Math.Cos(y / (2.0 + i)))));
+        }
+
+        Tool trained = await Tool.RunAsync("train", "--config", folder["config.json"], "--data", folder["photos"], "--eval-data", folder["photos"], "--batch", "4", "--steps", "60", "--lr", "1e-2", "--augment", "flip",
+            "--sparse-training", "issp", "--set", "sparsity=0.5", "--out", folder["net"], "--json");
+        trained.Code.ShouldBe(ExitCode.Success, trained.Error);
+        double psnr = trained.Result.GetProperty("psnr").GetDouble();
+        psnr.ShouldBeGreaterThan(15);
+        trained.Result.GetProperty("sparsity").GetDouble().ShouldBe(0.5, 0.02);
+
+        JsonElement measured = (await Tool.RunAsync("eval", folder["net"], "--data", folder["photos"], "--json")).Result;
+        measured.GetProperty("psnr").GetDouble().ShouldBe(psnr);
+        measured.GetProperty("images").GetInt32().ShouldBe(6);
+        measured.GetProperty("bicubic").GetProperty("psnr").GetDouble().ShouldBeGreaterThan(15);
+        (await Tool.RunAsync("eval", folder["net"], "--data", folder["photos"], "--limit", "1")).Output.ShouldContain("on 1 images made 2 times finer");
+
+        (await Tool.RunAsync("train", "--config", folder["net"], "--data", folder["photos"], "--steps", "5", "--method", "sms", "--out", folder["soup"])).Error.ShouldContain("puts out finer images");
+        (await Tool.RunAsync("adapt", folder["net"], "--data", folder["photos"], "--steps", "5", "--out", folder["adapter"])).Error.ShouldContain("puts out finer images");
+        (await Tool.RunAsync("train", "--config", folder["config.json"], "--data", folder["net"], "--steps", "5", "--out", folder["none"])).Code.ShouldNotBe(ExitCode.Success);
+    }
+
+    [Fact]
     public async Task A_method_makes_another_net_of_a_trained_one()
     {
         using var folder = new TemporaryFolder();

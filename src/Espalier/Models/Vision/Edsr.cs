@@ -11,7 +11,7 @@ internal static class Edsr
     public static void Build(VisionGraph graph, VisionConfig config)
     {
         ConfigFields fields = config.Fields;
-        int scale = fields.PositiveOr(2, "scale"), features = fields.PositiveOr(64, "features"), blocks = fields.PositiveOr(16, "blocks");
+        int scale = config.Scale!.Value, features = fields.PositiveOr(64, "features"), blocks = fields.PositiveOr(16, "blocks");
         EspalierException.Require(scale is 2 or 3 or 4, $"{fields.Origin}: a scale of {scale} is not known; use 2, 3 or 4.");
         VisionLayer head = graph.Conv("head.0", graph.Shift(graph.Input, [.. config.Mean.Select(m => -m)]), features, 3, padding: 1, bias: true);
         VisionLayer x = head;

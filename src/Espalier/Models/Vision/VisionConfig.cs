@@ -16,6 +16,9 @@ public sealed record VisionConfig
     /// <summary>Classes that are told apart; a net that puts out images has none, and 1 stands here. Field num_classes, default 10.</summary>
     public required int Classes { get; init; }
 
+    /// <summary>How many times finer the images are that the net puts out (super-resolution); null for a net that tells classes apart. Field scale, default 2.</summary>
+    public int? Scale { get; init; }
+
     /// <summary>Channels of an image. Field num_channels, default 3.</summary>
     public required int Channels { get; init; }
 
@@ -79,6 +82,7 @@ public sealed record VisionConfig
         {
             ModelType = family.Name,
             Classes = fields.PositiveOr(10, "num_classes"),
+            Scale = family.Refines ? fields.PositiveOr(2, "scale") : null,
             Channels = channels,
             ImageSize = side,
             Mean = Numbers(fields, "image_mean", channels, 0),
@@ -89,6 +93,12 @@ public sealed record VisionConfig
             Fields = fields,
         };
     }
+
+    /// <summary>Stops what needs classes on a net for super-resolution.</summary>
+    /// <param name="what">What needs them, as the start of a sentence.</param>
+    /// <exception cref="EspalierException">When the net puts out images.</exception>
+    public void RequireClassifier(string what) => EspalierException.Require(Scale is null,
+        $"{what} needs a net that tells classes apart, and {ModelType} puts out finer images; it is trained with `espalier train` (--sparse-training too) and measured with `espalier eval`.");
 
     /// <summary>The text of config.json, unknown fields included.</summary>
     public string ToJsonText() => Fields.Json.ToJsonString(new JsonSerializerOptions { WriteIndented = true }) + "\n";

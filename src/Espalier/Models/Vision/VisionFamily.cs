@@ -16,11 +16,14 @@ internal sealed record VisionFamily(string Name, int ImageSize, Action<VisionGra
         new("lenet5", 28, LeNet.Build),
         new("mlp", 28, Mlp.Build),
         new("timm_vit", 224, VisionTransformer.Build),
-        new("edsr", 48, Edsr.Build) { Gain = 1.0 / 3, IgnoredPrefixes = ["sub_mean.", "add_mean."] },
+        new("edsr", 48, Edsr.Build) { Refines = true, Gain = 1.0 / 3, IgnoredPrefixes = ["sub_mean.", "add_mean."] },
     ];
 
     /// <summary>The names of all families.</summary>
     public static IReadOnlyList<string> Known => [.. All.Select(f => f.Name)];
+
+    /// <summary>Whether its nets put out finer images; their field <c>scale</c> (default 2) says how many times finer.</summary>
+    public bool Refines { get; init; }
 
     /// <summary>The variance of new weights times their inputs; without norms, residual nets need PyTorch's 1/3.</summary>
     public double Gain { get; init; } = 2;
