@@ -55,4 +55,18 @@ public abstract class DecoderBlock : ModelPart
         room.Hidden.CopyTo(StepMath.Numbers(hidden));
         StepMath.Numbers(Forward(hidden, position, cache)).CopyTo(room.Hidden);
     }
+
+    /// <summary>A feed-forward part without gates, of one token: second(act(first(x))).</summary>
+    /// <param name="room">Room for the neurons.</param>
+    /// <param name="x">[hidden].</param>
+    /// <param name="first">To the neurons.</param>
+    /// <param name="second">And back.</param>
+    /// <param name="to">[hidden].</param>
+    private protected void FeedForward(StepRoom room, ReadOnlySpan<float> x, Linear first, Linear second, Span<float> to)
+    {
+        Span<float> neurons = room.Take(StepVector.Neurons, (int)first.OutFeatures);
+        first.Step(x, neurons);
+        StepMath.Activate(Activation, neurons);
+        second.Step(neurons, to);
+    }
 }

@@ -1,6 +1,8 @@
 using System.Text.Json.Nodes;
+using Espalier.Models.Decoding;
 using Espalier.Runtime;
 using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace Espalier.Models;
 
@@ -124,6 +126,26 @@ internal sealed class Gpt2Block : DecoderBlock
     }
 
     private Tensor FeedForward(Tensor x_BTH) => project.call(Activation(fc.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
+
+    internal override void Step(StepRoom room, long position, KeyValueCache cache)
+    {
+        Span<float> x = room.Hidden, normed = room.Take(StepVector.Normed, x.Length), branch = room.Take(StepVector.Branch, x.Length);
+        int width = shape.Heads * headDim;
+        Span<float> qkv = room.Take(StepVector.Query, 3 * width), attended = room.Take(StepVector.Attended, width);
+        norm1.Step(x, normed);
+        queryKeyValue.Step(normed, qkv);
+        if (queryScale != 1)
+        {
+            TensorPrimitives.Multiply(qkv[..width], (float)queryScale, qkv[..width]);
+        }
+
+        StepMath.Attend(qkv[..width], cache.Append(Index, qkv.Slice(width, width), qkv[(2 * width)..], shape.Heads), null, attended);
+        output.Step(attended, branch);
+        TensorPrimitives.Add(x, branch, x);
+        norm2.Step(x, normed);
+        FeedForward(room, normed, fc, project, branch);
+        TensorPrimitives.Add(x, branch, x);
+    }
 
     public override IReadOnlyList<BlockLinear> Linears =>
     [

@@ -1,5 +1,7 @@
+using Espalier.Models.Decoding;
 using Espalier.Runtime;
 using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace Espalier.Models;
 
@@ -126,6 +128,41 @@ internal sealed class GptNeoXBlock : DecoderBlock
     }
 
     private Tensor FeedForward(Tensor x_BTH) => down.call(Activation(up.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
+
+    internal override void Step(StepRoom room, long position, KeyValueCache cache)
+    {
+        Span<float> x = room.Hidden, normed = room.Take(StepVector.Normed, x.Length), branch = room.Take(StepVector.Branch, x.Length);
+        int width = shape.Heads * headDim;
+        Span<float> qkv = room.Take(StepVector.Up, 3 * width), attended = room.Take(StepVector.Attended, width);
+        Span<float> q = room.Take(StepVector.Query, width), k = room.Take(StepVector.Key, width), v = room.Take(StepVector.Value, width);
+        inputNorm.Step(x, normed);
+        queryKeyValue.Step(normed, qkv);
+        for (int h = 0; h < shape.Heads; h++)
+        {
+            ReadOnlySpan<float> own = qkv.Slice(3 * h * headDim, 3 * headDim);
+            own[..headDim].CopyTo(q[(h * headDim)..]);
+            own.Slice(headDim, headDim).CopyTo(k[(h * headDim)..]);
+            own[(2 * headDim)..].CopyTo(v[(h * headDim)..]);
+        }
+
+        rotary.Turn(q, headDim, position);
+        rotary.Turn(k, headDim, position);
+        StepMath.Attend(q, cache.Append(Index, k, v, shape.Heads), null, attended);
+        if (parallel)
+        {
+            postAttentionNorm.Step(x, normed);
+        }
+
+        output.Step(attended, branch);
+        TensorPrimitives.Add(x, branch, x);
+        if (!parallel)
+        {
+            postAttentionNorm.Step(x, normed);
+        }
+
+        FeedForward(room, normed, up, down, branch);
+        TensorPrimitives.Add(x, branch, x);
+    }
 
     public override IReadOnlyList<BlockLinear> Linears =>
     [

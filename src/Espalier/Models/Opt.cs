@@ -1,5 +1,7 @@
+using Espalier.Models.Decoding;
 using Espalier.Runtime;
 using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace Espalier.Models;
 
@@ -139,6 +141,40 @@ internal sealed class OptBlock : DecoderBlock
     }
 
     private Tensor FeedForward(Tensor x_BTH) => fc2.call(Activation(fc1.call(x_BTH))); // [B,T,H] -> [B,T,F] -> [B,T,H]
+
+    internal override void Step(StepRoom room, long position, KeyValueCache cache)
+    {
+        Span<float> x = room.Hidden, normed = room.Take(StepVector.Normed, x.Length), branch = room.Take(StepVector.Branch, x.Length);
+        Span<float> input = normFirst ? normed : x;
+        if (normFirst)
+        {
+            attentionNorm.Step(x, normed);
+        }
+
+        int width = shape.Heads * headDim;
+        Span<float> q = room.Take(StepVector.Query, width), k = room.Take(StepVector.Key, width), v = room.Take(StepVector.Value, width), attended = room.Take(StepVector.Attended, width);
+        query.Step(input, q);
+        key.Step(input, k);
+        value.Step(input, v);
+        StepMath.Attend(q, cache.Append(Index, k, v, shape.Heads), null, attended);
+        output.Step(attended, branch);
+        TensorPrimitives.Add(x, branch, x);
+        if (normFirst)
+        {
+            finalNorm.Step(x, normed);
+        }
+        else
+        {
+            attentionNorm.Step(x, x);
+        }
+
+        FeedForward(room, input, fc1, fc2, branch);
+        TensorPrimitives.Add(x, branch, x);
+        if (!normFirst)
+        {
+            finalNorm.Step(x, x);
+        }
+    }
 
     public override IReadOnlyList<BlockLinear> Linears =>
     [

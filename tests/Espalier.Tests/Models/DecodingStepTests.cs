@@ -21,9 +21,13 @@ public sealed class DecodingStepTests
     }
 
     [Fact]
-    public void Steps_give_the_logits_of_the_whole_with_a_window_and_with_head_norms()
+    public void Steps_give_the_logits_of_the_whole_with_windows_head_norms_and_other_orders_of_norms()
     {
-        foreach (ModelConfig config in new[] { TinyModels.Config("mistral", ("sliding_window", 4)), TinyModels.Config("qwen3"), TinyModels.Config("qwen2") })
+        foreach (ModelConfig config in new[]
+        {
+            TinyModels.Config("mistral", ("sliding_window", 4)), TinyModels.Config("qwen3"), TinyModels.Config("qwen2"), TinyModels.Config("gpt2", ("scale_attn_by_inverse_layer_idx", true)),
+            TinyModels.Config("opt", ("do_layer_norm_before", false)), TinyModels.Config("opt", ("enable_bias", false), ("layer_norm_elementwise_affine", false)), TinyModels.Config("gpt_neox", ("use_parallel_residual", false)),
+        })
         {
             using LanguageModel model = TinyModels.Create(config);
             StepsMatch(model, model, 1e-5);

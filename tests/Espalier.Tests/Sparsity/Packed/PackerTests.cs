@@ -27,6 +27,8 @@ public sealed class PackerTests
     [InlineData("int4", "bitmask", "int8")]
     [InlineData("int8", "dense", "keep")]
     [InlineData("int4", "dense", "bf16")]
+    [InlineData("int4", "dense", "int4")]
+    [InlineData("bf16", "bitmask", "int4")]
     [InlineData("int8", "2:4", "int8")]
     [InlineData("int4", "2:4", "int8")]
     public async Task A_reader_in_another_language_and_unpack_read_the_same_numbers(string type, string code, string head)
