@@ -4,7 +4,7 @@ int4), our dense ones, and llama.cpp. All contenders of a model are in memory at
 that a token reads and the share of the machine's read bandwidth that this makes. Beside each stands the perplexity of the small real model
 (assets/default-model) in that format, pruned with SparseGPT where the format is sparse. PyTorch takes part where python3 has it; with the large model only where there are 30 GB of memory.
 
-  bench/race.sh [--quick] [--work FOLDER] [--out FOLDER] [--rounds 5] [--threads 1,2] [--models small,large]
+  bench/race.sh [--quick] [--work FOLDER] [--out FOLDER] [--rounds 5] [--threads 1,2] [--models small,large] [--markdown]
 
 Models are made once in the work folder (about 14 GB with the large one); the full race needs about 14 GB of memory. Nothing else should
 run. Writes race.json and race.html into --out (the work folder)."""
@@ -198,6 +198,25 @@ def show(result):
         print(f"{'met   ' if t['reached'] >= t['goal'] else 'missed'} {t['name']}: {t['reached']:.2f} (at least {t['goal']})")
 
 
+def markdown(result):
+    """The tables of docs/benchmarks.md."""
+    for model in dict.fromkeys(r["model"] for r in result["rows"]):
+        threads = sorted({r["threads"] for r in result["rows"] if r["model"] == model})
+        print(f"\n{model}\n\n| contender | MB/token |" + "".join(f" tokens/s, {n} thread{'s' * (n > 1)} (slowest to fastest) | against llama.cpp |" for n in threads) + f" share of the bandwidth, {threads[-1]} threads |")
+        print("|---|---:|" + "---:|---:|" * len(threads) + "---:|")
+        by = {(r["contender"], r["threads"]): r for r in result["rows"] if r["model"] == model}
+        for name in dict.fromkeys(r["contender"] for r in result["rows"] if r["model"] == model):
+            rows = [by[name, n] for n in threads]
+            side = f"{rows[0]['side']} {name}" if rows[0]["side"] in ("llama.cpp", "PyTorch") else name
+            cells = [f"{r['tokensPerSecond']:.1f} ({r['least']:.1f} to {r['most']:.1f}) | " + (f"{r['speedUp']:.2f} × {r['rival']}" if r["rival"] else "") for r in rows]
+            print(f"| {side} | {rows[0]['bytesPerToken'] / 1e6:.0f} | " + " | ".join(cells) + f" | {rows[-1]['bandwidthShare']:.0%} |")
+    print("\n| target, 2 threads | asked | reached | |\n|---|---:|---:|---|")
+    for t in result["targets"]:
+        print(f"| {t['name']} | {t['goal']} | {t['reached']:.2f} | {'met' if t['reached'] >= t['goal'] else 'missed'} |")
+    for p in result["prompts"]:
+        print(f"prompt of {p['tokens']} tokens, {p['model']}: {p['contender']} {p['tokensPerSecond']:.1f} tokens/s, {p['againstDense']:.2f} of dense")
+
+
 def versions():
     with open(os.path.join(LLAMA, "version")) as file:
         llama = file.read().strip()
@@ -221,6 +240,7 @@ def main():
     options.add_argument("--threads", type=lambda text: [int(t) for t in text.split(",")], default=[1, 2])
     options.add_argument("--models", type=lambda text: text.split(","), default=None)
     options.add_argument("--tokens", type=int, help="new tokens per turn (small 32, large 24)")
+    options.add_argument("--markdown", action="store_true", help="print the tables for docs/benchmarks.md as well")
     options.add_argument("--no-prompts", action="store_true", help="decoding only")
     chosen = options.parse_args()
     chosen.rounds = chosen.rounds or (3 if chosen.quick else 5)
@@ -246,6 +266,8 @@ def main():
         json.dump(result, file, indent=2)
     subprocess.run(["dotnet", PROGRAM, "report", os.path.join(out, "race.json"), os.path.join(out, "race.html")], check=True)
     show(result)
+    if chosen.markdown:
+        markdown(result)
 
 
 if __name__ == "__main__":
