@@ -16,7 +16,7 @@ internal static class AdapterWords
     /// <param name="required">Whether at least one must be given.</param>
     public static Option<string[]> Option(bool required = false) => new("--adapter")
     {
-        Description = "A saved adapter's folder, of espalier or Python PEFT (LoRA); =WEIGHT behind it scales what it changes; given several times, their changes add up.",
+        Description = "A saved adapter's folder, of espalier or Python PEFT (LoRA, DoRA); =WEIGHT behind it scales what it changes; given several times, their changes add up.",
         HelpName = "folder[=weight]",
         Required = required,
     };
