@@ -16,7 +16,7 @@ internal static class AdapterWords
     /// <param name="required">Whether at least one must be given.</param>
     public static Option<string[]> Option(bool required = false) => new("--adapter")
     {
-        Description = "A saved adapter's folder, of espalier or Python PEFT (LoRA); =WEIGHT behind it scales what it changes; given several times, their changes add up.",
+        Description = $"A saved adapter's folder, of espalier or Python PEFT (LoRA, DoRA); =WEIGHT behind it scales what it changes; given several times, their changes add up. One that is not linear (snnk) is {(required ? "refused" : "used alone and whole")}.",
         HelpName = "folder[=weight]",
         Required = required,
     };
@@ -60,38 +60,35 @@ internal static class AdapterWords
         return (merges, touched);
     }
 
-    /// <summary>A language model in memory with adapters in its weights; nothing is written.</summary>
-    public static LanguageModel Load(string folder, IReadOnlyList<(string Folder, double Weight)> adapters, CommandContext context)
+    /// <summary>A language model in memory with adapters; nothing is written.</summary>
+    public static AdaptedNet<LanguageModel> Load(string folder, IReadOnlyList<(string Folder, double Weight)> adapters, CommandContext context) =>
+        Put(() => Inputs.Load(folder, context), model => AdaptationContext.Of(model, SparsityMasks.Load(folder)), adapters);
+
+    /// <summary>A vision net in memory with adapters.</summary>
+    public static AdaptedNet<VisionModel> LoadVision(string folder, IReadOnlyList<(string Folder, double Weight)> adapters, CommandContext context) =>
+        Put(() => VisionModel.Load(folder, context.Device), net => AdaptationContext.Of(net, SparsityMasks.Load(folder)), adapters);
+
+    // Those that fold go into the weights, where they add up; one that does not stays beside them and cannot be weighed.
+    private static AdaptedNet<T> Put<T>(Func<T> load, Func<T, AdaptationContext> about, IReadOnlyList<(string Folder, double Weight)> adapters)
+        where T : IDisposable
     {
-        LanguageModel model = Inputs.Load(folder, context);
+        string? beside = adapters.FirstOrDefault(a => !AdapterFile.MethodOf(a.Folder).Folds).Folder;
+        EspalierException.Require(beside is null || adapters is [{ Weight: 1 }],
+            $"The adapter in {beside} is not linear: it is not folded into the weights but works beside them, so it is used alone and whole; leave its weight out, and other adapters.");
+        T net = load();
         try
         {
-            if (adapters.Count > 0)
+            if (beside is not null)
             {
-                Apply(AdaptationContext.Of(model, SparsityMasks.Load(folder)), adapters);
+                return new AdaptedNet<T>(net, AdapterFile.MethodOf(beside).Begin(about(net) with { Saved = beside }));
             }
 
-            return model;
-        }
-        catch
-        {
-            model.Dispose();
-            throw;
-        }
-    }
-
-    /// <summary>A vision net in memory with adapters in its weights.</summary>
-    public static VisionModel LoadVision(string folder, IReadOnlyList<(string Folder, double Weight)> adapters, CommandContext context)
-    {
-        VisionModel net = VisionModel.Load(folder, context.Device);
-        try
-        {
             if (adapters.Count > 0)
             {
-                Apply(AdaptationContext.Of(net, SparsityMasks.Load(folder)), adapters);
+                Apply(about(net), adapters);
             }
 
-            return net;
+            return new AdaptedNet<T>(net, null);
         }
         catch
         {

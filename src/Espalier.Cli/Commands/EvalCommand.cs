@@ -12,6 +12,7 @@ using Espalier.Models;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity.Packed;
+using static TorchSharp.torch;
 
 namespace Espalier.Cli.Commands;
 
@@ -101,8 +102,9 @@ internal sealed class EvalCommand : EspalierCommand
         ITensorSource tensors = PackedSource.OpenAny(folder);
         using var opened = tensors as IDisposable;
         using var plain = new StreamedModel(config, tensors);
-        using LanguageModel? adapted = adapters.Count == 0 ? null : AdapterWords.Load(folder, adapters, context);
-        using StreamedModel? over = adapted is null ? null : new StreamedModel(plain.Config, AdapterWords.Over(plain.Source, adapted));
+        using AdaptedNet<LanguageModel>? adapted = adapters.Count == 0 ? null : AdapterWords.Load(folder, adapters, context);
+        LanguageModel? whole = adapted is { IsAttached: true } ? adapted.Net : null;
+        using StreamedModel? over = adapted is null || whole is not null ? null : new StreamedModel(plain.Config, AdapterWords.Over(plain.Source, adapted.Net));
         StreamedModel model = over ?? plain;
         Tokenizer tokenizer = Tokenizer.Load(folder);
         int length = parsed.GetValue(_contextLength) ?? Math.Min(model.Config.MaxPositions, LongestContext);
@@ -112,9 +114,10 @@ internal sealed class EvalCommand : EspalierCommand
 
         var clock = Stopwatch.StartNew();
         PerplexityResult? perplexity = windows is null ? null
+            : whole is not null ? OfWhole(whole, windows, context, cancellation)
             : StreamedPerplexity.Evaluate(model, windows, context.Device, "measuring perplexity", context.Progress, spillFolder: null, cancellation);
         TimeSpan time = clock.Elapsed;
-        var likelihood = ModelLikelihood.Of(model, tokenizer, context.Device);
+        ModelLikelihood likelihood = whole is not null ? ModelLikelihood.Of(whole, tokenizer) : ModelLikelihood.Of(model, tokenizer, context.Device);
         TaskResult[] results = [.. questions.Select(q => MultipleChoice.Evaluate(q, likelihood, options, context.Progress, cancellation))];
 
         // What either part says has names of its own, so a script finds a figure at the same place whether or not the other was measured.
@@ -130,6 +133,13 @@ internal sealed class EvalCommand : EspalierCommand
         Write(output, value);
         context.Show(value, () => Print(context, perplexity, length, time, results, options.FewShot));
         return ExitCode.Success;
+    }
+
+    private static PerplexityResult OfWhole(LanguageModel model, long[][] windows, CommandContext context, CancellationToken cancellation)
+    {
+        EspalierException.Require(windows.Length > 0, "There is no evaluation window: the text is shorter than one context.");
+        using Tensor ids = tensor(windows.SelectMany(w => w).ToArray(), windows.Length, windows[0].Length);
+        return Perplexity.Evaluate(model, ids, progress: context.Progress, cancellation: cancellation);
     }
 
     private static void Write(string? output, JsonObject value)

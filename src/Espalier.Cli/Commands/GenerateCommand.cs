@@ -46,9 +46,9 @@ internal sealed class GenerateCommand : EspalierCommand
         IReadOnlyList<(string Folder, double Weight)> adapters = AdapterWords.Parse(parsed.GetValue(_adapter));
         string folder = await Inputs.ModelAsync(parsed.GetRequiredValue(_model), context, cancellation).ConfigureAwait(false);
         Tokenizer tokenizer = Tokenizer.Load(folder);
-        using LanguageModel model = AdapterWords.Load(folder, adapters, context);
+        using AdaptedNet<LanguageModel> model = AdapterWords.Load(folder, adapters, context);
         IReadOnlyList<int> ids = tokenizer.Encode(prompt);
-        IEnumerable<int> made = new TextGenerator(model).Generate(ids, options, cancellation);
+        IEnumerable<int> made = new TextGenerator(model.Net).Generate(ids, options, cancellation);
 
         // The first words stand on a clean line: progress bars end here.
         (context.Progress as IDisposable)?.Dispose();

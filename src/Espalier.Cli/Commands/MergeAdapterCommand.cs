@@ -48,6 +48,8 @@ internal sealed class MergeAdapterCommand : EspalierCommand
         EspalierException.Require(most >= 0, string.Create(CultureInfo.InvariantCulture, $"--max-difference {most} is not possible; give 0 or more."));
         IReadOnlyList<(string Folder, double Weight)> adapters = AdapterWords.Parse(parsed.GetValue(_adapter));
         EspalierException.Require(!parsed.GetValue(_compact) || adapters is [{ Weight: 1 }], "--compact writes one adapter at weight 1; leave the others out.");
+        string? beside = parsed.GetValue(_compact) ? null : adapters.FirstOrDefault(a => !AdapterFile.MethodOf(a.Folder).Folds).Folder;
+        EspalierException.Require(beside is null, $"The adapter in {beside} is not linear, so it cannot be folded into weights; use it beside the model (eval and generate take it with --adapter).");
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)

@@ -54,7 +54,8 @@ internal static class VisionWords
     /// <summary>The accuracy of a net on images, or how near a net for super-resolution comes to originals, as the fields of the result.</summary>
     public static JsonObject Evaluate(string word, string folder, string reference, int? limit, CommandContext context, CancellationToken cancellation, IReadOnlyList<(string Folder, double Weight)>? adapters = null)
     {
-        using VisionModel model = AdapterWords.LoadVision(folder, adapters ?? [], context);
+        using AdaptedNet<VisionModel> adapted = AdapterWords.LoadVision(folder, adapters ?? [], context);
+        VisionModel model = adapted.Net;
         using QuantisedNet? rounded = QuantisedNet.Attach(model, folder);
         if (model.Config.Scale is { } scale)
         {

@@ -1,3 +1,4 @@
+using System.Text.Json;
 using System.Text.Json.Nodes;
 using Espalier.Catalogue;
 using Espalier.Checkpoints;
@@ -75,7 +76,7 @@ public sealed class AdapterFile : IDisposable
         EspalierException.Require(Directory.Exists(folder), $"There is no adapter at {folder}.");
         if (!File.Exists(Path.Combine(folder, FileName)) && File.Exists(Path.Combine(folder, PeftConfigName)))
         {
-            return MethodCatalogue.Default.Create<IAdaptation>("lora");
+            return MethodCatalogue.Default.Create<IAdaptation>(IsDora(Path.Combine(folder, PeftConfigName)) ? "dora" : "lora");
         }
 
         using AdapterFile file = Open(folder);
@@ -87,7 +88,7 @@ public sealed class AdapterFile : IDisposable
                 options[name] = OptionsBinder.Plain(value);
             }
         }
-        catch (Exception fault) when (fault is System.Text.Json.JsonException or InvalidOperationException or ArgumentException or NullReferenceException)
+        catch (Exception fault) when (fault is JsonException or InvalidOperationException or ArgumentException or NullReferenceException)
         {
             throw new EspalierException($"The options of the adapter in {folder} are damaged; train or download it again.", fault);
         }
@@ -109,6 +110,20 @@ public sealed class AdapterFile : IDisposable
     /// <summary>The slug of a method.</summary>
     internal static string SlugOf(IAdaptation method) =>
         MethodCatalogue.Default.Entries.FirstOrDefault(e => e.Implementation == method.GetType())?.Slug ?? method.GetType().Name.ToLowerInvariant();
+
+    // PEFT counts DoRA among its LoRAs. A damaged description is refused with its reason where it is opened.
+    private static bool IsDora(string path)
+    {
+        try
+        {
+            using JsonDocument description = JsonDocument.Parse(File.ReadAllText(path));
+            return description.RootElement.ValueKind is JsonValueKind.Object && description.RootElement.TryGetProperty("use_dora", out JsonElement word) && word.ValueKind is JsonValueKind.True;
+        }
+        catch (JsonException)
+        {
+            return false;
+        }
+    }
 
     /// <inheritdoc/>
     public void Dispose() => _file.Dispose();

@@ -31,6 +31,8 @@ public sealed class AdapterShelf(AdaptationContext net) : IDisposable
     public AdapterMerge? Add(string name, string folder, Func<Tensor>? probe = null, double? bound = AdapterMerge.Bound)
     {
         EspalierException.Require(!_adapters.ContainsKey(name), $"There is an adapter {name} already; give each a name of its own.");
+        IAdaptation method = AdapterFile.MethodOf(folder);
+        EspalierException.Require(method.Folds, $"The adapter in {folder} is not linear, so it cannot be folded into weights and takes no place among others; attach it to the net alone.");
         Use();
         using var scope = NewDisposeScope();
         using var _ = no_grad();
@@ -39,7 +41,7 @@ public sealed class AdapterShelf(AdaptationContext net) : IDisposable
         AdapterMerge? merge = null;
         try
         {
-            using IAdaptationRun run = AdapterFile.MethodOf(folder).Begin(net with { Saved = folder });
+            using IAdaptationRun run = method.Begin(net with { Saved = folder });
             if (probe is null)
             {
                 run.Merge();

@@ -16,6 +16,9 @@ public interface IAdaptation
     /// <exception cref="EspalierException">Saying what does not fit and what to change.</exception>
     void Check(IReadOnlyList<NetWeight> weights, TrainingOptions options);
 
+    /// <summary>Whether what it trains can be folded into weights (<see cref="IAdaptationRun.Merge"/>); what cannot works beside them only. Default true.</summary>
+    bool Folds => true;
+
     /// <summary>Puts the method on the net: calibrates where it must, attaches adapters, says what is trained. With <see cref="AdaptationContext.Saved"/>, from files and without calibration.</summary>
     /// <param name="context">The net and the run.</param>
     /// <returns>The run; whoever began it disposes it, which takes off what is attached.</returns>

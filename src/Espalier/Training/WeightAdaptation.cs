@@ -19,6 +19,9 @@ public abstract record WeightAdaptation : IAdaptation
     public IReadOnlyList<string> Train { get; init; } = [];
 
     /// <inheritdoc/>
+    public virtual bool Folds => true;
+
+    /// <inheritdoc/>
     public virtual void Check(IReadOnlyList<NetWeight> weights, TrainingOptions options)
     {
         foreach (NetWeight weight in NetSelection.Weights(weights, Targets))

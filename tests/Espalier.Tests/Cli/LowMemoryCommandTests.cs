@@ -39,15 +39,4 @@ public sealed class LowMemoryCommandTests
         JsonElement[] both = [.. new[] { Model, folder["p"] }.Select(m => Tool.RunAsync("eval", m, "--data", Text, "--windows", "4", "--context", "32", "--json").GetAwaiter().GetResult().Result)];
         both[1].GetProperty("perplexity").GetDouble().ShouldBe(both[0].GetProperty("perplexity").GetDouble(), 1e-3);
     }
-
-    [Fact]
-    public async Task Kernel_adapters_stay_beside_the_model_and_dora_is_merged()
-    {
-        using var folder = new TemporaryFolder();
-        (await Tool.RunAsync(["adapt", Model, "--method", "snnk", "--targets", "o_proj,down_proj", "--out", folder["s"], .. Short])).Code.ShouldBe(ExitCode.Success);
-        (await Tool.RunAsync("eval", Model, "--adapter", folder["s"], "--data", Text, "--windows", "2", "--context", "32")).Error.ShouldContain("cannot be folded");
-        (await Tool.RunAsync("merge-adapter", Model, "--adapter", folder["s"], "--compact", "--out", folder["c"])).Error.ShouldContain("in fewer bits");
-        (await Tool.RunAsync(["adapt", Model, "--method", "dora", "--rank", "2", "--out", folder["d"], .. Short])).Code.ShouldBe(ExitCode.Success);
-        (await Tool.RunAsync("merge-adapter", Model, "--adapter", folder["d"], "--out", folder["m"])).Code.ShouldBe(ExitCode.Success);
-    }
 }

@@ -15,7 +15,7 @@ public sealed class DoraAdapter : ILinearAdapter
     /// <param name="a">A [r, in].</param>
     /// <param name="b">B [out, r].</param>
     /// <param name="magnitude">m [out].</param>
-    /// <param name="scaling">s = alpha/r.</param>
+    /// <param name="scaling">s, alpha/r or alpha/√r.</param>
     public DoraAdapter(Tensor a, Tensor b, Tensor magnitude, double scaling)
     {
         EspalierException.Require(a.shape[0] == b.shape[1] && b.shape[0] == magnitude.numel(), $"A DoRA of A [{string.Join(", ", a.shape)}], B [{string.Join(", ", b.shape)}] and {magnitude.numel()} magnitudes does not fit together.");
@@ -27,15 +27,15 @@ public sealed class DoraAdapter : ILinearAdapter
     /// <summary>Makes an adapter at its start: A uniform in ±1/√in, B zero, m the rows' norms, so that the map is as it was.</summary>
     /// <param name="matrix">W [out, in].</param>
     /// <param name="rank">r.</param>
-    /// <param name="alpha">alpha.</param>
+    /// <param name="scaling">s.</param>
     /// <param name="seed">The seed.</param>
     /// <param name="name">The map's name.</param>
-    public static DoraAdapter Start(Tensor matrix, int rank, double alpha, Seed seed, string name)
+    public static DoraAdapter Start(Tensor matrix, int rank, double scaling, Seed seed, string name)
     {
         using var scope = NewDisposeScope();
         using var frozen = no_grad();
         Tensor norms = linalg.norm(matrix.to(ScalarType.Float32), 2, [1]);
-        return new DoraAdapter(LowRankAdapter.RandomA(matrix, rank, seed, name), zeros([matrix.shape[0], rank], ScalarType.Float32, matrix.device), norms, alpha / rank);
+        return new DoraAdapter(LowRankAdapter.RandomA(matrix, rank, seed, name), zeros([matrix.shape[0], rank], ScalarType.Float32, matrix.device), norms, scaling);
     }
 
     /// <summary>A [r, in].</summary>

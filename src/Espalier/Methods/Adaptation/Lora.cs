@@ -23,7 +23,7 @@ public enum LoraInit
 [Method("lora", "LoRA: Low-Rank Adaptation of Large Language Models", Family = "Adaptation", Source = "Hu et al., ICLR 2022, arXiv 2106.09685",
     Summary = "Two small factors beside each frozen weight are trained and later folded in. The common baseline of adapters; reads and writes Python PEFT's files.",
     Fits = "adaptation of language models and vision nets; any optimiser; merges exactly, on pruned weights masked")]
-public sealed partial record Lora : WeightAdaptation
+public sealed partial record Lora : WeightAdaptation, IPeftMethod
 {
     /// <summary>r, the width of the factors. Default 8.</summary>
     /// <exception cref="EspalierException">Below 1.</exception>

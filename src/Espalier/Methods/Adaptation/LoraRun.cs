@@ -13,8 +13,6 @@ internal sealed class LoraRun(Lora method, AdaptationContext context, IReadOnlyL
 {
     private Generator? _drops;
 
-    public Lora Method => method;
-
     public override void BeforeStep(TrainingStep step)
     {
         if (method.Dropout > 0)
@@ -26,7 +24,7 @@ internal sealed class LoraRun(Lora method, AdaptationContext context, IReadOnlyL
 
     public override void AfterBackward(TrainingStep step) => Drop(null);
 
-    public override void Save(string folder) => PeftFolder.Save(folder, this);
+    public override void Save(string folder) => PeftFolder.Save(folder, this, method);
 
     protected override void Dispose(bool disposing)
     {

@@ -6,10 +6,10 @@ using Espalier.Runtime;
 
 namespace Espalier.Methods.Adaptation;
 
-/// <summary>What PEFT's adapter_config.json says of a LoRA. What would change the result and is not understood is refused; what only says how it was trained is passed over.</summary>
+/// <summary>What PEFT's adapter_config.json says of a LoRA or a DoRA, which PEFT counts as one. What would change the result and is not understood is refused; what only says how it was trained is passed over.</summary>
 internal sealed class PeftConfig
 {
-    private static readonly string[] understood = ["peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights", "fan_in_fan_out", "target_modules", "modules_to_save"];
+    private static readonly string[] understood = ["peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias", "init_lora_weights", "fan_in_fan_out", "target_modules", "modules_to_save"];
 
     /// <summary>Keys of training and bookkeeping: they change nothing once the tensors are there.</summary>
     private static readonly string[] passedOver =
@@ -31,6 +31,9 @@ internal sealed class PeftConfig
 
     /// <summary>Whether the factor is alpha/√r.</summary>
     public bool RankStabilised => Flag("use_rslora");
+
+    /// <summary>Whether it is a DoRA.</summary>
+    public bool IsDora => Flag("use_dora");
 
     /// <summary>Reads and checks it.</summary>
     /// <exception cref="EspalierException">When it is no JSON, no LoRA, or one of a kind that is not understood.</exception>
@@ -56,6 +59,7 @@ internal sealed class PeftConfig
                 $"{path} sets {key} to {value?.ToJsonString()}, which espalier does not apply, so the adapter would compute something else; merge it in Python, or train it without.");
         }
 
+        EspalierException.Require(config.IsDora || Neutral(json["use_dora"]), $"{path}: use_dora is {json["use_dora"]?.ToJsonString()}; it must be true or false.");
         string start = json["init_lora_weights"] is JsonValue init && init.TryGetValue(out string? name) ? name : "";
         EspalierException.Require(start is "" or "gaussian" or "eva" or "orthogonal",
             $"{path} starts from '{start}', which changes the base weights as well; convert the adapter in Python (save_pretrained with path_initial_model_for_weight_conversion) and read the result.");

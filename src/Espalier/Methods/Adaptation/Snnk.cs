@@ -35,6 +35,9 @@ public sealed partial record Snnk : WeightAdaptation, IVisionMethod
     public double Length { get; init => field = OptionCheck.Checked(value, value >= 0 && double.IsFinite(value), Slug, "length of inputs", "0 or a positive number"); }
 
     /// <inheritdoc/>
+    public override bool Folds => false;
+
+    /// <inheritdoc/>
     protected override void CheckWeight(NetWeight weight) =>
         EspalierException.Require(!weight.IsConvolution, $"{weight.Module} is a convolution, and snnk follows linear maps; name others as targets.");
 

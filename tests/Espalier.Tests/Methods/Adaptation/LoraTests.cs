@@ -126,7 +126,8 @@ public sealed class LoraTests
     }
 
     [Theory]
-    [InlineData("\"use_dora\": false", "\"use_dora\": true", "use_dora")]
+    [InlineData("\"use_dora\": false", "\"use_dora\": true", "no lora_magnitude_vector")]
+    [InlineData("\"use_dora\": false", "\"use_dora\": \"yes\"", "must be true or false")]
     [InlineData("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"", "IA3")]
     [InlineData("\"layer_replication\": null", "\"layer_replication\": [[0, 2]]", "layer_replication")]
     [InlineData("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", "pissa")]
@@ -145,7 +146,7 @@ public sealed class LoraTests
     }
 
     [Theory]
-    [InlineData("model.layers.0.self_attn.q_proj.lora_A.weight", "only one of lora_A and lora_B")]
+    [InlineData("model.layers.0.self_attn.q_proj.lora_A.weight", "has only lora_A for model.layers.0.self_attn.q_proj")]
     [InlineData("model.layers.7.self_attn.q_proj.lora_A.weight|model.layers.7.self_attn.q_proj.lora_B.weight", "belongs to another one")]
     [InlineData("model.embed_tokens.lora_embedding_A", "lora_embedding_A")]
     [InlineData("model.layers.0.self_attn.q_proj.lora_magnitude_vector", "lora_magnitude_vector")]

@@ -151,6 +151,53 @@ public sealed class S2ftTests
     }
 
     [Fact]
+    public void Adapters_of_disjoint_units_fuse_without_touching_each_other()
+    {
+        using TemporaryFolder one = new(), two = new();
+        using LanguageModel model = TinyModels.Create("llama");
+        using var scope = NewDisposeScope();
+        using var shelf = new AdapterShelf(AdaptationContext.Of(model));
+        // The largest and the smallest by weight cannot meet while their shares add up to at most 1.
+        S2ft largest = new() { DownRatio = 0.2, UpRatio = 0.1, OutputRatio = 0.25, Selection = S2ftSelection.Weight };
+        int[] tokens = AdaptationTests.Tokens(), other = [.. tokens.Select(t => 36 - t)];
+        Save(one, largest, tokens);
+        Save(two, largest with { Largest = false }, other);
+        shelf.Add("one", one.Path);
+        shelf.Add("two", two.Path);
+        NetWeight[] weights = [.. NetWeight.Of(model).Where(w => shelf.Touched.Contains(w.Name))];
+        Tensor[] origin = Values(), first = Values(("one", 1)), second = Values(("two", 1)), fused = Values(("one", 1), ("two", 1));
+        (long ofOne, long ofTwo) = (0, 0);
+        for (int i = 0; i < weights.Length; i++)
+        {
+            Tensor by1 = first[i] - origin[i], by2 = second[i] - origin[i], m1 = by1.ne(0), m2 = by2.ne(0);
+            m1.logical_and(m2).any().item<bool>().ShouldBeFalse();
+            fused[i].eq(origin[i] + by1 + by2).all().item<bool>().ShouldBeTrue();
+            Same(m1, origin[i] + by1);
+            Same(m2, origin[i] + by2);
+            Same(m1.logical_or(m2).logical_not(), origin[i]);
+            (ofOne, ofTwo) = (ofOne + m1.count_nonzero().item<long>(), ofTwo + m2.count_nonzero().item<long>());
+
+            void Same(Tensor where, Tensor wanted) => fused[i].masked_select(where).eq(wanted.masked_select(where)).all().item<bool>().ShouldBeTrue();
+        }
+
+        weights.Length.ShouldBeGreaterThan(2);
+        Math.Min(ofOne, ofTwo).ShouldBeGreaterThan(0);
+
+        Tensor[] Values(params (string, double)[] mix)
+        {
+            shelf.Use(mix);
+            return [.. weights.Select(w => w.Matrix().clone())];
+        }
+
+        static void Save(TemporaryFolder folder, S2ft method, int[] tokens)
+        {
+            using LanguageModel own = TinyModels.Create("llama");
+            using AdaptationResult result = new AdaptationTraining(new TrainingOptions { Steps = 4, LearningRate = 1e-2 }) { Batch = 2, Length = 12 }.Run(method, own, tokens);
+            result.Adapter.Save(folder.Path);
+        }
+    }
+
+    [Fact]
     public void Steps_leave_no_tensor_behind()
     {
         using LanguageModel model = TinyModels.Create("llama");

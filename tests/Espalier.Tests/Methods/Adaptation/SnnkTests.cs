@@ -92,6 +92,11 @@ public sealed class SnnkTests
         result.Adapter.Save(folder.Path);
         result.Dispose();
         Largest(Logits(model, ids), before).ShouldBe(0);
+        using (var shelf = new AdapterShelf(AdaptationContext.Of(model)))
+        {
+            Should.Throw<EspalierException>(() => shelf.Add("kernel", folder.Path)).Message.ShouldContain("takes no place among others");
+        }
+
         using IAdaptationRun opened = AdapterFile.MethodOf(folder.Path).Begin(AdaptationContext.Of(model) with { Saved = folder.Path });
         Largest(Logits(model, ids), beside).ShouldBeLessThan(1e-6);
     }
