@@ -72,7 +72,7 @@ public sealed class DoraTests
         using LanguageModel model = TinyModels.Create("llama");
         using var scope = NewDisposeScope();
         Tensor a = randn(2, 24), b = randn(24, 2), m = rand(24) + 0.5;
-        Write(folder, Config.Replace("\"use_rslora\": false", $"\"use_rslora\": {(stabilised ? "true" : "false")}"), (Query + "lora_A.weight", a), (Query + "lora_B.weight", b), (Query + magnitude, m));
+        LoraTests.Write(folder, Config.Replace("\"use_rslora\": false", $"\"use_rslora\": {(stabilised ? "true" : "false")}"), (Query + "lora_A.weight", a), (Query + "lora_B.weight", b), (Query + magnitude, m));
         NetWeight q = NetWeight.Of(model).First(w => w.Name.Contains("q_proj"));
         float[,] wanted = ByHand(q.Matrix(), a, b, m, stabilised ? 6 / Math.Sqrt(2) : 3);
         using IAdaptationRun opened = AdapterFile.MethodOf(folder.Path).Begin(AdaptationContext.Of(model) with { Saved = folder.Path });
@@ -90,7 +90,7 @@ public sealed class DoraTests
         using var scope = NewDisposeScope();
         Tensor a = randn(2, 3, 3, 3), b = randn(4, 2, 1, 1), m = rand(1, 4, 1, 1) + 0.5;
         const string conv = "base_model.model.conv1.";
-        Write(folder, Config, (conv + "lora_A.weight", a), (conv + "lora_B.weight", b), (conv + "lora_magnitude_vector", m));
+        LoraTests.Write(folder, Config, (conv + "lora_A.weight", a), (conv + "lora_B.weight", b), (conv + "lora_magnitude_vector", m));
         NetWeight first = NetWeight.Of(net)[0];
         float[,] wanted = ByHand(first.Matrix(), a.flatten(1), b.flatten(1), m.flatten(), 3);
         using (IAdaptationRun opened = new Lora().Begin(AdaptationContext.Of(net) with { Saved = folder.Path }))
@@ -113,7 +113,7 @@ public sealed class DoraTests
         using TemporaryFolder folder = new(), copy = new();
         using LanguageModel model = TinyModels.Create("llama");
         using var scope = NewDisposeScope();
-        Write(folder, Config.Replace("\"bias\"", "\"rank_pattern\": {\"q_proj\": 4}, \"alpha_pattern\": {\"q_proj\": 2}, \"bias\""), (Query + "lora_A.weight", randn(4, 24)), (Query + "lora_B.weight", randn(24, 4)), (Query + "lora_magnitude_vector", rand(24)));
+        LoraTests.Write(folder, Config.Replace("\"bias\"", "\"rank_pattern\": {\"q_proj\": 4}, \"alpha_pattern\": {\"q_proj\": 2}, \"bias\""), (Query + "lora_A.weight", randn(4, 24)), (Query + "lora_B.weight", randn(24, 4)), (Query + "lora_magnitude_vector", rand(24)));
         using IAdaptationRun opened = new Dora().Begin(AdaptationContext.Of(model) with { Saved = folder.Path });
         ((DoraAdapter)NetWeight.Of(model)[0].Adapter!).Scaling.ShouldBe(0.5);
         opened.Save(copy.Path);
@@ -146,7 +146,7 @@ public sealed class DoraTests
         }
 
         Tensor a = randn(2, 24), b = randn(24, 2), m = rand(24);
-        Write(foreign, Config, (Query + "lora_A.weight", a), (Query + "lora_B.weight", b), (Query + "lora_magnitude_vector", m));
+        LoraTests.Write(foreign, Config, (Query + "lora_A.weight", a), (Query + "lora_B.weight", b), (Query + "lora_magnitude_vector", m));
         NetWeight q = NetWeight.Of(model)[0];
         byte[] before = AdaptationTests.Bytes(model);
         using (IAdaptationRun other = new Dora().Begin(AdaptationContext.Of(model, masks) with { Saved = foreign.Path }))
@@ -191,7 +191,7 @@ public sealed class DoraTests
         using var folder = new TemporaryFolder();
         using LanguageModel model = TinyModels.Create("llama");
         using var scope = NewDisposeScope();
-        Write(folder, Config, [.. tensors.Split('|').Select(t => t.Split(' ')).Select(t => (Query + t[0], randn([.. t.Skip(1).Select(long.Parse)])))]);
+        LoraTests.Write(folder, Config, [.. tensors.Split('|').Select(t => t.Split(' ')).Select(t => (Query + t[0], randn([.. t.Skip(1).Select(long.Parse)])))]);
         Should.Throw<EspalierException>(() => new Dora().Begin(AdaptationContext.Of(model) with { Saved = folder.Path })).Message.ShouldContain(says);
         NetWeight.Of(model).All(w => w.Adapter is null).ShouldBeTrue();
     }
@@ -203,7 +203,7 @@ public sealed class DoraTests
         using VisionModel net = TinyVision.Make(TinyVision.ResNet);
         using var scope = NewDisposeScope();
         const string conv = "base_model.model.conv1.";
-        Write(folder, Config, (conv + "lora_A.weight", randn(2, 3, 3, 3)), (conv + "lora_B.weight", randn(4, 2, 1, 1)), (conv + "lora_magnitude_vector", rand(4)));
+        LoraTests.Write(folder, Config, (conv + "lora_A.weight", randn(2, 3, 3, 3)), (conv + "lora_B.weight", randn(4, 2, 1, 1)), (conv + "lora_magnitude_vector", rand(4)));
         Should.Throw<EspalierException>(() => new Dora().Begin(AdaptationContext.Of(net) with { Saved = folder.Path })).Message.ShouldContain("this convolution needs [1, 4, 1, 1]");
     }
 
@@ -224,11 +224,5 @@ public sealed class DoraTests
         }
 
         return result;
-    }
-
-    private static void Write(TemporaryFolder folder, string config, params (string Name, Tensor Value)[] tensors)
-    {
-        File.WriteAllText(folder["adapter_config.json"], config);
-        SafeTensorsFile.Save(folder["adapter_model.safetensors"], tensors, new Dictionary<string, string> { ["format"] = "pt" });
     }
 }

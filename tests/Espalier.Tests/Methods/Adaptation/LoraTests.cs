@@ -234,7 +234,7 @@ public sealed class LoraTests
         Should.Throw<EspalierException>(() => new Lora { Dropout = 1 });
     }
 
-    private static void Write(TemporaryFolder folder, string config, params (string Name, Tensor Value)[] tensors)
+    internal static void Write(TemporaryFolder folder, string config, params (string Name, Tensor Value)[] tensors)
     {
         File.WriteAllText(folder["adapter_config.json"], config);
         SafeTensorsFile.Save(folder["adapter_model.safetensors"], tensors, new Dictionary<string, string> { ["format"] = "pt" });
