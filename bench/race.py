@@ -7,8 +7,8 @@ that a token reads and the share of the machine's read bandwidth that this makes
   bench/race.sh [--quick] [--work FOLDER] [--out FOLDER] [--rounds 5] [--threads 1,2] [--models small,large] [--markdown]
 
 Models are made once in the work folder (about 14 GB with the large one); the full race needs about 14 GB of memory. Nothing else should
-run. Writes race.json and race.html into --out (the work folder)."""
-import argparse, datetime, json, os, shutil, statistics, subprocess, sys, time
+run. Writes race.json, race.html and roofline.svg (the largest model with the most threads) into --out (the work folder)."""
+import argparse, datetime, json, os, re, shutil, statistics, subprocess, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LLAMA = os.path.join(ROOT, "artifacts", "llama-cpp")
@@ -217,6 +217,17 @@ def markdown(result):
         print(f"prompt of {p['tokens']} tokens, {p['model']}: {p['contender']} {p['tokensPerSecond']:.1f} tokens/s, {p['againstDense']:.2f} of dense")
 
 
+def roofline(page, picture):
+    """The last plot of the page (the largest model, most threads) by itself, for docs/benchmarks.md."""
+    with open(page) as file:
+        html = file.read()
+    style = "\n".join(re.findall(r"<style>(.*?)</style>", html, re.S))
+    plot = re.findall(r'<svg class="wide".*?</svg>', html, re.S)[-1]
+    head, body = plot.split(">", 1)
+    with open(picture, "w") as file:
+        file.write(f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style} svg {{ background: var(--sheet); font: 16px system-ui, \"DejaVu Sans\", sans-serif }}</style>{body}\n')
+
+
 def versions():
     with open(os.path.join(LLAMA, "version")) as file:
         llama = file.read().strip()
@@ -265,6 +276,7 @@ def main():
     with open(os.path.join(out, "race.json"), "w") as file:
         json.dump(result, file, indent=2)
     subprocess.run(["dotnet", PROGRAM, "report", os.path.join(out, "race.json"), os.path.join(out, "race.html")], check=True)
+    roofline(os.path.join(out, "race.html"), os.path.join(out, "roofline.svg"))
     show(result)
     if chosen.markdown:
         markdown(result)

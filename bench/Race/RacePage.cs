@@ -55,9 +55,9 @@ internal static class RacePage
             Logarithmic = true,
             LogarithmicX = true,
             Points = [.. rows.Select(r => new ScatterPoint(r.Side == "llama.cpp" ? $"llama.cpp {r.Contender}" : r.Contender, r.BytesPerToken / 1e9, r.TokensPerSecond))],
-            Curves = [.. race.Bandwidth.Select(b => new Series($"{b.Value:0.0} GB/s, {Threads(int.Parse(b.Key, CultureInfo.InvariantCulture))}",
+            Curves = [.. race.Bandwidth.Where(b => b.Key == rows[0].Threads.ToString(CultureInfo.InvariantCulture)).Select(b => new Series($"{b.Value:0.0} GB/s, {Threads(int.Parse(b.Key, CultureInfo.InvariantCulture))}",
                 [.. Enumerable.Range(0, CurvePoints).Select(i => least * Math.Pow(most / least, i / (CurvePoints - 1.0))).Select(x => (x, b.Value / x))], Tone.Slate))],
-            Note = "The dashed lines are what memory allows: the measured read bandwidth divided by the bytes of a token.",
+            Note = "The dashed line is what memory allows: the measured read bandwidth divided by the bytes of a token.",
         };
     }
 

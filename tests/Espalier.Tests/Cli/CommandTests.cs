@@ -18,7 +18,7 @@ public sealed class CommandTests
     {
         Tool tool = await Tool.RunAsync("doctor", "--json");
         tool.Result.GetProperty("checks").EnumerateArray().Select(c => c.GetProperty("name").GetString())
-            .ShouldBeSubsetOf(["libstdc++", "native libraries", "TorchSharp, libtorch", "computing", "GPU", "system", "processor", "memory", "packed kernels", "model cache", "hub", "working folder", "temporary folder"]);
+            .ShouldBeSubsetOf(["libstdc++", "native libraries", "TorchSharp, libtorch", "computing", "convolutions", "GPU", "system", "processor", "memory", "packed kernels", "model cache", "hub", "working folder", "temporary folder"]);
         tool.Result.GetProperty("checks").EnumerateArray().Single(c => c.GetProperty("name").GetString() == "computing").GetProperty("health").GetString().ShouldBe("ok");
         tool.Code.ShouldBe(ExitCode.Success);
     }

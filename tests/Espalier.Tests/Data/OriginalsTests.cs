@@ -12,6 +12,7 @@ public sealed class OriginalsTests
     [Fact]
     public void A_folder_of_images_of_any_size_is_cut_into_squares_or_given_whole()
     {
+        using var scope = NewDisposeScope();
         using var folder = new TemporaryFolder();
         Write(folder["a.png"], 9, 7, (x, y) => (byte)((10 * y) + x));
         Write(folder["deeper/b.png"], 4, 5, (x, y) => (byte)(100 + (10 * y) + x));
@@ -36,6 +37,7 @@ public sealed class OriginalsTests
     [Fact]
     public void Parquet_needs_no_classes()
     {
+        using var scope = NewDisposeScope();
         DataReference reference = DataReference.Parse("uoft-cs/cifar10:test");
         HubFixture.Resolve(reference.Source);
         using ImageTensors tiles = Originals.Tiles(Originals.Open(reference, HubFixture.Resolve), 3, 16, limit: 5);

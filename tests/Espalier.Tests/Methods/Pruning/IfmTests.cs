@@ -83,7 +83,7 @@ public sealed class IfmTests
             capped.Layers.ShouldAllBe(l => l.Original - l.Left <= Math.Ceiling(0.2 * l.Original));
         }
 
-        Parameters.LiveTensors.ShouldBe(live);
+        Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(live); // what earlier tests left to the collector may go meanwhile
     }
 
     [Fact]
