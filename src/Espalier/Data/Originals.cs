@@ -24,8 +24,7 @@ public static class Originals
             string name = Name(dataset, number);
             (byte[] planes, int height, int width) = ImageTensors.Decode(image, channels, name);
             EspalierException.Require(height >= scale && width >= scale, $"{name} is {width}×{height} pixels, smaller than the scale of {scale}.");
-            using var scope = NewDisposeScope();
-            yield return tensor(planes, [1, channels, height, width]).narrow(2, 0, height / scale * scale).narrow(3, 0, width / scale * scale).contiguous().DetachFromDisposeScope();
+            yield return Cropped(planes, channels, height, width, scale);
         }
     }
 
@@ -68,6 +67,13 @@ public static class Originals
         }
 
         return new ImageTensors(dataset.Name, all, zeros([tiles.Count], ScalarType.Int64));
+    }
+
+    // By itself: a scope that an iterator holds open would take the tensors of whoever enumerates.
+    private static Tensor Cropped(byte[] planes, int channels, int height, int width, int scale)
+    {
+        using var scope = NewDisposeScope();
+        return tensor(planes, [1, channels, height, width]).narrow(2, 0, height / scale * scale).narrow(3, 0, width / scale * scale).contiguous().DetachFromDisposeScope();
     }
 
     private static string Name(ImageDataset dataset, int number) => $"Image {number} of \"{dataset.Name}\"";

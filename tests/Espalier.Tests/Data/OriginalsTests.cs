@@ -21,8 +21,8 @@ public sealed class OriginalsTests
 
         using ImageTensors tiles = Originals.Tiles(images, 3, 4);
         tiles.Count.ShouldBe(3); // two of 9×7, one of 4×5
-        tiles.Images[1, 2, 3].data<byte>().ToArray().ShouldBe([34, 35, 36, 37]);
-        tiles.Images[2, 0, 1].data<byte>().ToArray().ShouldBe([110, 111, 112, 113]);
+        tiles.Images[1, 2, 3].bytes.ToArray().ShouldBe([34, 35, 36, 37]);
+        tiles.Images[2, 0, 1].bytes.ToArray().ShouldBe([110, 111, 112, 113]);
         Originals.Tiles(images, 1, 4, limit: 1).Using(t => t.Count).ShouldBe(2);
 
         (long Height, long Width, byte Last)[] whole = [.. Originals.Whole(images, 3, 3).Select(t => t.Using(i => (i.shape[2], i.shape[3], i[0, 0, -1, -1].item<byte>())))];
