@@ -4,14 +4,17 @@ int4), our dense ones, and llama.cpp. All contenders of a model are in memory at
 that a token reads and the share of the machine's read bandwidth that this makes. Beside each stands the perplexity of the small real model
 (assets/default-model) in that format, pruned with SparseGPT where the format is sparse. PyTorch takes part where python3 has it; with the large model only where there are 30 GB of memory.
 
-  bench/race.sh [--quick] [--work FOLDER] [--out FOLDER] [--rounds 5] [--threads 1,2] [--models small,large] [--markdown]
+  bench/race.sh [--quick] [--work FOLDER] [--out FOLDER] [--rounds 5] [--threads 1,2] [--models small,large] [--avx2] [--markdown]
+
+--avx2 runs it as on a processor that has no more than AVX2: .NET and libtorch are held to it, and llama.cpp to its build for it.
 
 Models are made once in the work folder (about 14 GB with the large one); the full race needs about 14 GB of memory. Nothing else should
 run. Writes race.json, race.html and roofline.svg (the largest model with the most threads) into --out (the work folder)."""
-import argparse, datetime, json, os, re, shutil, statistics, subprocess, sys, time
+import argparse, datetime, glob, json, os, re, shutil, statistics, subprocess, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LLAMA = os.path.join(ROOT, "artifacts", "llama-cpp")
+AVX2 = {"DOTNET_EnableAVX512": "0", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}  # .NET, libtorch and its matrix products
 PROGRAM = os.path.join(ROOT, "bench", "Race", "bin", "Release", "net10.0", "Race.dll")
 MODELS = {  # config, new tokens, tokens of the prompt before them
     "small": ("llama-100m.json", 32, 8),
@@ -105,6 +108,19 @@ def python_with_torch():
 
 
 TORCH = python_with_torch()
+
+
+def hold_to_avx2():
+    """From here on every contender computes as on a processor with AVX2 and no more. llama.cpp takes the best of its builds in a folder: it gets one without the better ones."""
+    global LLAMA
+    os.environ.update(AVX2)
+    folder = LLAMA + "-avx2"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(LLAMA, folder, copy_function=os.link, symlinks=True)
+    LLAMA = folder
+    for path in glob.glob(os.path.join(folder, "node_modules", "@node-llama-cpp", "*", "bins", "*", "libggml-cpu-*.so")):
+        if os.path.basename(path).split("-")[-1].removesuffix(".so") not in ("haswell", "sandybridge", "sse42", "x64"):
+            os.remove(path)
 
 
 class Worker:
@@ -233,7 +249,8 @@ def versions():
         llama = file.read().strip()
     dotnet = subprocess.run(["dotnet", "--version"], check=True, capture_output=True, text=True).stdout.strip()
     torch = subprocess.run([TORCH, "-c", "import torch; print(torch.__version__)"], check=True, capture_output=True, text=True).stdout.strip() if TORCH else None
-    return f".NET SDK {dotnet}, llama.cpp of node-llama-cpp {llama}, {f'PyTorch {torch}, ' if torch else ''}{datetime.date.today()}"
+    kernels = subprocess.run(["dotnet", PROGRAM, "kernels"], check=True, capture_output=True, text=True).stdout.strip()
+    return f".NET SDK {dotnet} with {kernels} kernels, llama.cpp of node-llama-cpp {llama}, {f'PyTorch {torch}, ' if torch else ''}{datetime.date.today()}"
 
 
 def machine():
@@ -251,6 +268,7 @@ def main():
     options.add_argument("--threads", type=lambda text: [int(t) for t in text.split(",")], default=[1, 2])
     options.add_argument("--models", type=lambda text: text.split(","), default=None)
     options.add_argument("--tokens", type=int, help="new tokens per turn (small 32, large 24)")
+    options.add_argument("--avx2", action="store_true", help="as on a processor with no more than AVX2")
     options.add_argument("--markdown", action="store_true", help="print the tables for docs/benchmarks.md as well")
     options.add_argument("--no-prompts", action="store_true", help="decoding only")
     chosen = options.parse_args()
@@ -259,7 +277,9 @@ def main():
     if unknown := [m for m in chosen.models if m not in MODELS]:
         options.error(f"there is no model '{unknown[0]}'; there are {', '.join(MODELS)}.")
     began = time.time()
-    result = {"machine": machine(), "versions": versions(), "quick": chosen.quick, "rounds": chosen.rounds, "reads": {}, "rows": [], "prompts": []}
+    if chosen.avx2:
+        hold_to_avx2()
+    result = {"machine": machine() + (", held to AVX2" if chosen.avx2 else ""), "versions": versions(), "quick": chosen.quick, "rounds": chosen.rounds, "reads": {}, "rows": [], "prompts": []}
     for model in chosen.models:
         contenders(model, chosen.work)  # all are made before the first is timed
     print(f"  models are ready after {time.time() - began:.0f} s", file=sys.stderr)

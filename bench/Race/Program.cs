@@ -3,9 +3,10 @@ using System.Text.Json;
 using Espalier.Data;
 using Espalier.Race;
 using Espalier.Runtime;
+using Espalier.Sparsity.Packed;
 
 // The parts of bench/race.py that are ours: "serve FOLDER|none" answers measurements line by line, "windows FOLDER TEXT COUNT LENGTH JSON" cuts a text, "bytes FILE" says what a token reads
-// of a model, "report JSON HTML" draws the page.
+// of a model, "kernels" which are in use, "report JSON HTML" draws the page.
 switch (args)
 {
     case ["serve", var model]:
@@ -23,10 +24,13 @@ switch (args)
     case ["bytes", var path]:
         Console.WriteLine(TokenBytes.Of(path));
         return 0;
+    case ["kernels"]:
+        Console.WriteLine(PackedKernels.WordOf(PackedKernels.Current));
+        return 0;
     case ["report", var json, var html]:
         RacePage.Make(json).Save(html);
         return 0;
     default:
-        Console.Error.WriteLine("Usage: Race serve FOLDER|none, Race windows FOLDER TEXT COUNT LENGTH JSON, Race bytes FILE.gguf|FOLDER, or Race report race.json race.html.");
+        Console.Error.WriteLine("Usage: Race serve FOLDER|none, Race windows FOLDER TEXT COUNT LENGTH JSON, Race bytes FILE.gguf|FOLDER, Race kernels, or Race report race.json race.html.");
         return 2;
 }

@@ -32,6 +32,9 @@ public sealed class MagnitudeRecipe : Recipe
     public override IReadOnlyList<Experiment> Experiments => [Nets];
 
     /// <inheritdoc/>
+    public override bool DependsOnSeed => false;
+
+    /// <inheritdoc/>
     public override string FullPlan =>
         """
         # pruning and retraining in turns to 90 %, ResNet-56, seeds 0, 1, 2; also selector=uniform

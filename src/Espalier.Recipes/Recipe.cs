@@ -37,6 +37,9 @@ public abstract class Recipe
     /// <summary>The plan of the full reproduction, for a GPU.</summary>
     public abstract string FullPlan { get; }
 
+    /// <summary>Whether anything in it is random. What is not is run once, and its replicates are others than seeds.</summary>
+    public virtual bool DependsOnSeed => true;
+
     /// <summary>Runs all experiments with one seed.</summary>
     /// <returns>The figures of the arms that the experiments name; a cell may be left out where it has no meaning.</returns>
     public abstract IReadOnlyList<Measurement> Run(RecipeContext context, Seed seed);

@@ -25,7 +25,7 @@ public static class Reproduction
     /// <summary>Runs the arms of a recipe with every seed that has not been run before, then judges and writes the report.</summary>
     /// <param name="slug">The system.</param>
     /// <param name="context">Size, device, progress.</param>
-    /// <param name="seeds">The seeds.</param>
+    /// <param name="seeds">The seeds; only the first where a recipe depends on none.</param>
     /// <param name="folder">Where <c>seed-N.json</c>, <c>report.json</c> and <c>report.html</c> go.</param>
     public static ReproductionReport Run(string slug, RecipeContext context, IReadOnlyList<long> seeds, string folder)
     {
@@ -33,7 +33,12 @@ public static class Reproduction
         Directory.CreateDirectory(folder);
         string setting = $"{context.Size}: {string.Join(" | ", recipe.Experiments.Select(e => $"{e.Name}: {e.About}"))} Code {Code}.";
         var measured = new Dictionary<long, IReadOnlyList<Measurement>>();
-        foreach (long seed in seeds)
+        if (!recipe.DependsOnSeed && seeds.Count > 1)
+        {
+            context.Progress.Say($"Nothing in this depends on the seed: it is run once, with seed {seeds[0]}.");
+        }
+
+        foreach (long seed in recipe.DependsOnSeed ? seeds : seeds.Take(1))
         {
             context.Cancellation.ThrowIfCancellationRequested();
             string path = Path.Combine(folder, $"seed-{seed}.json");
@@ -67,7 +72,7 @@ public static class Reproduction
     {
         IReadOnlyList<Check> checks = size is RecipeSize.Smoke ? [] : recipe.Judge(results);
         string verdict = size is RecipeSize.Smoke ? "not judged (smoke size)"
-            : results.Seeds.Count < 3 ? "not judged (fewer than three seeds)"
+            : recipe.DependsOnSeed && results.Seeds.Count < 3 ? "not judged (fewer than three seeds)"
             : checks.All(c => c.Holds) ? "shown" : "not shown";
         return new ReproductionReport(slug, recipe.Claim, size.ToString().ToLowerInvariant(), results.Seeds,
             [.. recipe.Experiments.Select(e => Summarise(e, results))], checks, verdict, recipe.FullPlan, Machine.Describe());

@@ -11,8 +11,8 @@ public static class ReproductionPage
     {
         string headline = report.Verdict switch
         {
-            "shown" => $"The claim shows over {report.Seeds.Count} seeds.",
-            "not shown" => $"The claim does not show over {report.Seeds.Count} seeds: {report.Checks.Count(c => !c.Holds)} of {report.Checks.Count} conditions fail.",
+            "shown" => $"The claim shows over {Runs(report)}.",
+            "not shown" => $"The claim does not show over {Runs(report)}: {report.Checks.Count(c => !c.Holds)} of {report.Checks.Count} conditions fail.",
             _ => $"The claim was {report.Verdict}.",
         };
         ReportPage page = new ReportPage($"Reproduction: {report.System}", headline) { Kicker = "Espalier reproduction", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
@@ -114,6 +114,8 @@ public static class ReproductionPage
         arm.Metrics.TryGetValue(metric, out MetricSummary? m) ? Number.Text(m.Mean, m.StandardDeviation) : "";
 
     private static string Better(Experiment experiment) => experiment.LowerIsBetter is { } lower ? $"{(lower ? "lower" : "higher")} is better; " : "";
+
+    private static string Runs(ReproductionReport report) => report.Seeds.Count == 1 ? "one run, which depends on no seed" : $"{report.Seeds.Count} seeds";
 
     private static string Seeds(ReproductionReport report) => $"seed{(report.Seeds.Count == 1 ? "" : "s")} {string.Join(", ", report.Seeds)}";
 

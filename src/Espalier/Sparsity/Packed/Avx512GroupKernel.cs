@@ -52,7 +52,7 @@ internal sealed class Avx512GroupKernel<TWeights> : Avx512IntegerKernel<TWeights
                 int block = 0;
                 for (; block + 2 <= count; block += 2, codes += 128, next += TWeights.LinesAhead * 128)
                 {
-                    Constants512.Prefetch(next, TWeights.LinesAhead * 2, near: true);
+                    ReadAhead.Lines(next, TWeights.LinesAhead * 2, near: true);
                     Vector512<sbyte> low = Vector512.Load(codes), high = Vector512.Load(codes + 64);
                     Vector512<float> by0 = Avx512F.PermuteVar4x32(Vector512.Create(*(double*)(scales0 + block)).AsSingle(), halves);
                     Vector512<float> by1 = Avx512F.PermuteVar4x32(Vector512.Create(*(double*)(scales1 + block)).AsSingle(), halves);

@@ -85,7 +85,7 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
                 sbyte* signs = Signs(x) + start * 64L;
                 for (int block = 0; block < count; block++, place0 += TWeights.PlaceBytes, place1 += TWeights.PlaceBytes, sizes += 64, signs += 64, next += TWeights.LinesAhead * 64)
                 {
-                    Constants512.Prefetch(next, TWeights.LinesAhead, near: TWeights.LinesAhead <= 2);
+                    ReadAhead.Lines(next, TWeights.LinesAhead, near: TWeights.LinesAhead <= 2);
                     sum0 = Add(weights.Take(place0, ref v0), sizes, signs, Scale(scales0, block, halves), ones, sum0);
                     sum1 = Add(weights.Take(place1, ref v1), sizes, signs, Scale(scales1, block, halves), ones, sum1);
                 }

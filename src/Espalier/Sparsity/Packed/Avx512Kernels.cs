@@ -32,28 +32,6 @@ internal static unsafe class Constants512
         return Keep(Vector512.Create<byte>(bytes));
     }
 
-    /// <summary>
-    /// Fetches cache lines. Rows are too short for the processor to read ahead by itself: it stops at the end of each and of each page.
-    /// </summary>
-    /// <param name="from">The first byte.</param>
-    /// <param name="lines">How many.</param>
-    /// <param name="near">Into the first cache, else the second: what is read fast would wait for the first one's few places.</param>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Prefetch(byte* from, int lines, bool near)
-    {
-        for (int i = 0; i < lines; i++)
-        {
-            if (near)
-            {
-                Sse.Prefetch0(from + i * 64);
-            }
-            else
-            {
-                Sse.Prefetch1(from + i * 64);
-            }
-        }
-    }
-
     /// <summary>The sum of all lanes, folded in halves.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float Sum(Vector512<float> lanes)
@@ -181,7 +159,7 @@ internal sealed unsafe class Avx512FloatKernel<TPlaces> : PairKernel
         Vector512<float> sum0 = default, sum1 = default;
         for (int q = 0; q < quarters; q++, first += 2, second += 2, x += 16, ahead += TPlaces.PlaceBytes > 0 ? 64 : 128)
         {
-            Constants512.Prefetch(ahead, TPlaces.PlaceBytes > 0 ? 1 : 2, near: false);
+            ReadAhead.Lines(ahead, TPlaces.PlaceBytes > 0 ? 1 : 2, near: false);
             Vector512<float> at = Vector512.Load(x);
             sum0 = Avx512F.FusedMultiplyAdd(places.Floats(first, ref v0), at, sum0);
             sum1 = Avx512F.FusedMultiplyAdd(places.Floats(second, ref v1), at, sum1);
@@ -241,7 +219,7 @@ internal sealed unsafe class Avx512HalfKernel<THalves, TPlaces> : PairKernel
         {
             for (int half = 0; half < 2; half++, first += 4, second += 4, ahead += 128)
             {
-                Constants512.Prefetch(ahead, 2, near: false);
+                ReadAhead.Lines(ahead, 2, near: false);
                 Vector512<float> even = Vector512.Load(x + half * 16), odd = Vector512.Load(x + 32 + half * 16);
                 Vector512<uint> w0 = places.Words(first, ref v0), w1 = places.Words(second, ref v1);
                 even0 = Avx512F.FusedMultiplyAdd(THalves.Even(w0), even, even0);

@@ -1,12 +1,14 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
 namespace Espalier.Sparsity.Packed;
 
-/// <summary>How integer weights of a code and type come to their columns, 64 at a time.</summary>
-internal unsafe interface IIntegers256
+/// <summary>How integer weights of a code and type come to their columns, 64 at a time. What a loop needs is loaded before it, by <see cref="Load"/>.</summary>
+internal unsafe interface IIntegers256<TSelf>
+    where TSelf : struct, IIntegers256<TSelf>
 {
     /// <summary>The bytes per block that say where values belong.</summary>
     static abstract int PlaceBytes { get; }
@@ -17,15 +19,45 @@ internal unsafe interface IIntegers256
     /// <summary>Whether weights come as code + 8, without a sign.</summary>
     static abstract bool IsOffset { get; }
 
-    /// <summary>Prepares some blocks: where their values lie as bytes. Moves the address behind them, unless that is where they lie.</summary>
-    static abstract byte* Open(byte* places, ref byte* values, int blocks, byte* room);
+    /// <summary>Whether values must become bytes first, many blocks at a time.</summary>
+    static virtual bool Opens => false;
 
-    /// <summary>The next block's weights, the first 32 as the result; moves the address behind them.</summary>
-    static abstract Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second);
+    /// <summary>The cache lines of two rows per block, rounded up for a matrix with half its weights.</summary>
+    static abstract int LinesAhead { get; }
+
+    /// <summary>With its constants in registers.</summary>
+    static abstract TSelf Load();
+
+    /// <summary>Writes the values of some blocks as bytes, where values must be opened.</summary>
+    /// <param name="places">What says where their values belong.</param>
+    /// <param name="values">The values.</param>
+    /// <param name="blocks">How many blocks.</param>
+    /// <param name="room">Room for 64 bytes for each block and 64 more.</param>
+    /// <returns>The address behind the values.</returns>
+    static virtual byte* Open(byte* places, byte* values, int blocks, byte* room) => values;
+
+    /// <summary>The next block's weights, the first 32 as the result; moves the address behind its values.</summary>
+    Vector256<sbyte> Take(byte* place, ref byte* values, out Vector256<sbyte> second);
 }
 
-/// <summary>What the ways of 4-bit values share.</summary>
-internal static unsafe class Nibbles256
+/// <summary>Constants, kept in memory and loaded before a loop: the compiler would else read each anew in every turn, and there are few reads per cycle.</summary>
+internal static unsafe class Constants256
+{
+    /// <summary>Keeps a vector, byte by byte; the memory is never given back.</summary>
+    public static byte* Keep(Func<int, int> at)
+    {
+        byte* memory = (byte*)NativeMemory.AlignedAlloc(32, 32);
+        for (int i = 0; i < 32; i++)
+        {
+            memory[i] = (byte)at(i);
+        }
+
+        return memory;
+    }
+}
+
+/// <summary>4-bit values as bytes.</summary>
+internal static class Nibbles256
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<byte> Low(Vector256<byte> pairs) => pairs & Vector256.Create((byte)0x0F);
@@ -34,10 +66,70 @@ internal static unsafe class Nibbles256
     public static Vector256<byte> High(Vector256<byte> pairs) => (pairs.AsUInt16() >>> 4).AsByte() & Vector256.Create((byte)0x0F);
 }
 
-/// <summary>int8 with masks: per 16 columns two 8-byte orders out of tables make one byte shuffle.</summary>
-internal readonly unsafe struct MaskedBytes256 : IIntegers256
+/// <summary>
+/// Bit masks, in two ways at once that need different parts of the processor: for the first 32 columns the number of columns kept before each, which is the order
+/// of a byte shuffle, is computed in a vector; for the others orders are read from tables. Either way alone is slower.
+/// </summary>
+internal readonly unsafe struct Masks64
 {
-    private static readonly byte* Low = ExpandTables.Low, High = ExpandTables.High;
+    private static readonly byte* Bits = Constants256.Keep(i => 1 << (i % 8)), Bytes = Constants256.Keep(i => i / 8), Ones = Constants256.Keep(_ => 1),
+        NextFour = Constants256.Keep(i => i % 8 < 4 ? 0x80 : (i & 8) + 3), NextEight = Constants256.Keep(i => i % 16 < 8 ? 0x80 : 7);
+
+    private readonly Vector256<byte> bits, bytes, nextFour, nextEight;
+    private readonly Vector256<int> ones;
+    private readonly byte* low, high;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Masks64()
+    {
+        (bits, bytes, ones, nextFour, nextEight) = (Vector256.Load(Bits), Vector256.Load(Bytes), Vector256.Load((int*)Ones), Vector256.Load(NextFour), Vector256.Load(NextEight));
+        low = ExpandTables.Low;
+        high = ExpandTables.High;
+    }
+
+    /// <summary>The bytes of a block's 64 columns, 0 where none is kept, the first 32 as the result; moves the address behind its values.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Vector256<byte> Take(byte* place, ref byte* values, out Vector256<byte> second)
+    {
+        byte* v = values + BitOperations.PopCount(*(uint*)place);
+        Vector256<byte> first = ThirtyTwo(place, values);
+        Vector128<byte> c = Sixteen(place + 4, ref v), d = Sixteen(place + 6, ref v);
+        values = v;
+        second = Vector256.Create(c, d);
+        return first;
+    }
+
+    // A product with 0x01010101 sums the bytes of each four columns; the sums of earlier fours and eights are then added to later ones.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private Vector256<byte> ThirtyTwo(byte* place, byte* values)
+    {
+        Vector256<byte> kept = Avx2.CompareEqual(Avx2.Shuffle(Avx2.BroadcastScalarToVector256((uint*)place).AsByte(), bytes) & bits, bits);
+        Vector256<byte> counts = Avx2.MultiplyLow(Avx2.Abs(kept.AsSByte()).AsInt32(), ones).AsByte();
+        counts += Avx2.Shuffle(counts, nextFour);
+        counts += Avx2.Shuffle(counts, nextEight);
+        Vector256<byte> lanes = Vector256.Create(Vector128.Load(values), Vector128.Load(values + BitOperations.PopCount(*(ushort*)place)));
+        return Avx2.Shuffle(lanes, counts + kept) & kept;
+    }
+
+    // Two orders of eight bytes; the second one's table is of values that stand eight bytes further.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private Vector128<byte> Sixteen(byte* place, ref byte* values)
+    {
+        uint first = place[0], second = place[1];
+        byte* next = values + BitOperations.PopCount(first);
+        Vector128<byte> both = Sse2.LoadHigh(Vector128.CreateScalar(*(ulong*)values).AsDouble(), (double*)next).AsByte();
+        Vector128<byte> order = Sse2.LoadHigh(Vector128.CreateScalar(*(ulong*)(low + first * 8)).AsDouble(), (double*)(high + second * 8)).AsByte();
+        values = next + BitOperations.PopCount(second);
+        return Ssse3.Shuffle(both, order);
+    }
+}
+
+/// <summary>int8 with masks.</summary>
+internal readonly unsafe struct MaskedBytes256 : IIntegers256<MaskedBytes256>
+{
+    private readonly Masks64 masks;
+
+    private MaskedBytes256(Masks64 masks) => this.masks = masks;
 
     public static int PlaceBytes => 8;
 
@@ -45,70 +137,75 @@ internal readonly unsafe struct MaskedBytes256 : IIntegers256
 
     public static bool IsOffset => false;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static byte* Open(byte* places, ref byte* values, int blocks, byte* room) => values;
+    public static int LinesAhead => 2;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second)
-    {
-        ulong mask = *(ulong*)place;
-        byte* low = Low, high = High, v = opened;
-        Vector128<byte> a = Sixteen(low, high, mask, ref v), b = Sixteen(low, high, mask >> 16, ref v);
-        Vector128<byte> c = Sixteen(low, high, mask >> 32, ref v), d = Sixteen(low, high, mask >> 48, ref v);
-        opened = v;
-        second = Vector256.Create(c, d).AsSByte();
-        return Vector256.Create(a, b).AsSByte();
-    }
+    public static MaskedBytes256 Load() => new(new Masks64());
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<byte> Sixteen(byte* low, byte* high, ulong mask, ref byte* values)
+    public Vector256<sbyte> Take(byte* place, ref byte* values, out Vector256<sbyte> second)
     {
-        uint m0 = (byte)mask, m1 = (byte)(mask >> 8);
-        byte* next = values + BitOperations.PopCount(m0);
-        Vector128<byte> both = Sse2.LoadHigh(Vector128.CreateScalar(*(ulong*)values).AsDouble(), (double*)next).AsByte();
-        Vector128<byte> order = Sse2.LoadHigh(Vector128.CreateScalar(*(ulong*)(low + m0 * 8)).AsDouble(), (double*)(high + m1 * 8)).AsByte();
-        values = next + BitOperations.PopCount(m1);
-        return Ssse3.Shuffle(both, order);
+        Vector256<byte> first = masks.Take(place, ref values, out Vector256<byte> next);
+        second = next.AsSByte();
+        return first.AsSByte();
     }
 }
 
-/// <summary>int4 with masks: many blocks become bytes first, then as int8.</summary>
-internal readonly unsafe struct MaskedNibbles256 : IIntegers256
+/// <summary>int4 with masks.</summary>
+internal readonly unsafe struct MaskedNibbles256 : IIntegers256<MaskedNibbles256>
 {
+    private readonly Masks64 masks;
+
+    private MaskedNibbles256(Masks64 masks) => this.masks = masks;
+
     public static int PlaceBytes => 8;
 
     public static int ScaleCount => 1;
 
-    public static bool IsOffset => false;
+    public static bool IsOffset => true;
+
+    public static bool Opens => true;
+
+    public static int LinesAhead => 1;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static byte* Open(byte* places, ref byte* values, int blocks, byte* room)
+    public static MaskedNibbles256 Load() => new(new Masks64());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static byte* Open(byte* places, byte* values, int blocks, byte* room)
     {
-        Vector256<byte> decode = Vector256.Create(0x0706050403020100ul, 0xFFFEFDFCFBFAF9F8, 0x0706050403020100, 0xFFFEFDFCFBFAF9F8).AsByte();
-        byte* to = room, from = values;
         for (int b = 0; b < blocks; b++)
         {
+            // All that 64 columns can have: to ask how many there are would be guessed wrong too often.
+            Bytes(values).Store(room);
+            Bytes(values + 16).Store(room + 32);
             int count = BitOperations.PopCount(((ulong*)places)[b]);
-            for (int at = 0; at < count; at += 32)
-            {
-                Vector256<ushort> wide = Avx2.ConvertToVector256Int16(from + at / 2).AsUInt16();
-                Avx2.Shuffle(decode, ((wide | wide << 4) & Vector256.Create((ushort)0x0F0F)).AsByte()).Store(to + at);
-            }
-
-            to += count;
-            from += (count + 1) >> 1;
+            room += count;
+            values += (count + 1) >> 1;
         }
 
-        values = from;
-        return room;
+        return values;
+    }
+
+    // Codes in two's complement turn into code + 8 by their highest bit, and what is not kept into 8.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Vector256<sbyte> Take(byte* place, ref byte* values, out Vector256<sbyte> second)
+    {
+        Vector256<byte> first = masks.Take(place, ref values, out Vector256<byte> next), eight = Vector256.Create((byte)8);
+        second = (next ^ eight).AsSByte();
+        return (first ^ eight).AsSByte();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second) => MaskedBytes256.Take(place, ref opened, out second);
+    private static Vector256<byte> Bytes(byte* pairs)
+    {
+        Vector256<ushort> wide = Avx2.ConvertToVector256Int16(pairs).AsUInt16();
+        return ((wide | wide << 4) & Vector256.Create((ushort)0x0F0F)).AsByte();
+    }
 }
 
 /// <summary>Dense int8.</summary>
-internal readonly unsafe struct DenseBytes256 : IIntegers256
+internal readonly unsafe struct DenseBytes256 : IIntegers256<DenseBytes256>
 {
     public static int PlaceBytes => 0;
 
@@ -116,20 +213,22 @@ internal readonly unsafe struct DenseBytes256 : IIntegers256
 
     public static bool IsOffset => false;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static byte* Open(byte* places, ref byte* values, int blocks, byte* room) => values;
+    public static int LinesAhead => 3;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second)
+    public static DenseBytes256 Load() => default;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Vector256<sbyte> Take(byte* place, ref byte* values, out Vector256<sbyte> second)
     {
-        opened += 64;
-        second = Vector256.Load((sbyte*)opened - 32);
-        return Vector256.Load((sbyte*)opened - 64);
+        values += 64;
+        second = Vector256.Load((sbyte*)values - 32);
+        return Vector256.Load((sbyte*)values - 64);
     }
 }
 
 /// <summary>Dense int4: lower halves of bytes are the first 32 columns.</summary>
-internal readonly unsafe struct DenseNibbles256 : IIntegers256
+internal readonly unsafe struct DenseNibbles256 : IIntegers256<DenseNibbles256>
 {
     public static int PlaceBytes => 0;
 
@@ -137,23 +236,61 @@ internal readonly unsafe struct DenseNibbles256 : IIntegers256
 
     public static bool IsOffset => true;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static byte* Open(byte* places, ref byte* values, int blocks, byte* room) => values;
+    public static int LinesAhead => 2;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second)
+    public static DenseNibbles256 Load() => default;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Vector256<sbyte> Take(byte* place, ref byte* values, out Vector256<sbyte> second)
     {
-        Vector256<byte> pairs = Vector256.Load(opened) ^ Vector256.Create((byte)0x88);
-        opened += 32;
+        Vector256<byte> pairs = Vector256.Load(values) ^ Vector256.Create((byte)0x88);
+        values += 32;
         second = Nibbles256.High(pairs).AsSByte();
         return Nibbles256.Low(pairs).AsSByte();
     }
 }
 
-/// <summary>2:4 int8: as with masks, but where values lie is known beforehand.</summary>
-internal readonly unsafe struct GroupBytes256 : IIntegers256
+/// <summary>The 2:4 code, 32 columns at a time: the three bits of each group choose one of eight orders of four bytes.</summary>
+internal readonly unsafe struct Groups32
 {
-    private static readonly byte* Groups = ExpandTables.Groups, NextGroups = ExpandTables.NextGroups;
+    // Each half of a vector holds all 16 values, of which it needs eight.
+    private static readonly byte* Shifts = Constants256.Keep(i => i % 4 == 0 ? i / 4 * 3 : 0), Firsts = Constants256.Keep(i => i / 4 * 2);
+
+    /// <summary>Orders by code with 0x80, which brings 0, for what is not kept.</summary>
+    public static readonly byte* OrNothing = Constants256.Keep(i => Order(i / 4, i % 4, 0x80));
+
+    /// <summary>Orders with 8, which brings a value of the eight that a half does not need.</summary>
+    public static readonly byte* OrOther = Constants256.Keep(i => Order(i / 4, i % 4, 8));
+
+    private readonly Vector256<uint> shifts, orders;
+    private readonly Vector256<byte> firsts;
+
+    private Groups32(byte* orders, byte* shifts, byte* firsts) =>
+        (this.orders, this.shifts, this.firsts) = (Vector256.Load((uint*)orders), Vector256.Load((uint*)shifts), Vector256.Load(firsts));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Groups32 Load(byte* orders) => new(orders, Shifts, Firsts);
+
+    /// <summary>The order of a byte shuffle, from 16 values that stand in both halves.</summary>
+    /// <param name="codes">24 bits.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Vector256<byte> At(byte* codes) =>
+        Avx2.PermuteVar8x32(orders, Avx2.ShiftRightLogicalVariable(Avx2.BroadcastScalarToVector256((uint*)codes), shifts)).AsByte() + firsts;
+
+    private static int Order(int code, int column, int none)
+    {
+        uint pair = TwoOfFour.Pairs[code];
+        return (pair >> column & 1) == 0 ? none : BitOperations.PopCount(pair & ((1u << column) - 1));
+    }
+}
+
+/// <summary>2:4 int8.</summary>
+internal readonly unsafe struct GroupBytes256 : IIntegers256<GroupBytes256>
+{
+    private readonly Groups32 groups;
+
+    private GroupBytes256(Groups32 groups) => this.groups = groups;
 
     public static int PlaceBytes => TwoOfFour.BlockBytes;
 
@@ -161,51 +298,50 @@ internal readonly unsafe struct GroupBytes256 : IIntegers256
 
     public static bool IsOffset => false;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static byte* Open(byte* places, ref byte* values, int blocks, byte* room) => values;
+    public static int LinesAhead => 2;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second)
+    public static GroupBytes256 Load() => new(Groups32.Load(Groups32.OrNothing));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Vector256<sbyte> Take(byte* place, ref byte* values, out Vector256<sbyte> second)
     {
-        ulong codes = *(ulong*)place;
-        byte* low = Groups, high = NextGroups;
-        Vector256<ulong> values = Vector256.Load((ulong*)opened);
-        opened += 32;
-        Vector256<byte> upper = Avx2.Permute4x64(values, 0b11_11_10_10).AsByte(), lower = Avx2.Permute4x64(values, 0b01_01_00_00).AsByte();
-        second = Avx2.Shuffle(upper, Vector256.Create(Order(low, high, codes >> 24), Order(low, high, codes >> 36))).AsSByte();
-        return Avx2.Shuffle(lower, Vector256.Create(Order(low, high, codes), Order(low, high, codes >> 12))).AsSByte();
+        Vector256<byte> first = Avx2.BroadcastVector128ToVector256(values), next = Avx2.BroadcastVector128ToVector256(values + 16);
+        values += 32;
+        second = Avx2.Shuffle(next, groups.At(place + 3)).AsSByte();
+        return Avx2.Shuffle(first, groups.At(place)).AsSByte();
     }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<byte> Order(byte* low, byte* high, ulong codes) => Sse2.LoadHigh(
-        Vector128.CreateScalar(*(ulong*)(low + ((uint)codes & 63) * 8)).AsDouble(), (double*)(high + ((uint)codes >> 6 & 63) * 8)).AsByte();
 }
 
-/// <summary>2:4 int4: many blocks become bytes first, then as int8.</summary>
-internal readonly unsafe struct GroupNibbles256 : IIntegers256
+/// <summary>2:4 int4: lower halves of bytes are the values of the first 32 columns.</summary>
+internal readonly unsafe struct GroupNibbles256 : IIntegers256<GroupNibbles256>
 {
+    private readonly Groups32 groups;
+
+    private GroupNibbles256(Groups32 groups) => this.groups = groups;
+
     public static int PlaceBytes => TwoOfFour.BlockBytes;
 
     public static int ScaleCount => 1;
 
-    public static bool IsOffset => false;
+    public static bool IsOffset => true;
+
+    public static int LinesAhead => 1;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static byte* Open(byte* places, ref byte* values, int blocks, byte* room)
-    {
-        Vector128<byte> decode = Vector128.Create(0x0706050403020100ul, 0xFFFEFDFCFBFAF9F8).AsByte();
-        byte* from = values;
-        for (int b = 0; b < blocks; b++, from += 16)
-        {
-            Vector128<byte> pairs = Vector128.Load(from);
-            Vector256<byte> codes = Nibbles256.Low(Vector256.Create(pairs, (pairs.AsUInt16() >>> 4).AsByte()));
-            Avx2.Shuffle(Vector256.Create(decode, decode), codes).Store(room + b * RowCodec.Block / 2);
-        }
+    public static GroupNibbles256 Load() => new(Groups32.Load(Groups32.OrOther));
 
-        values = from;
-        return room;
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public Vector256<sbyte> Take(byte* place, ref byte* values, out Vector256<sbyte> second)
+    {
+        Vector256<byte> pairs = Avx2.BroadcastVector128ToVector256(values) ^ Vector256.Create((byte)0x88);
+        values += 16;
+        second = Eights(Nibbles256.High(pairs), groups.At(place + 3));
+        return Eights(Nibbles256.Low(pairs), groups.At(place));
     }
 
+    // What is not kept is code 0, an 8: these stand where the other half of the vector has its values.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<sbyte> Take(byte* place, ref byte* opened, out Vector256<sbyte> second) => GroupBytes256.Take(place, ref opened, out second);
+    private static Vector256<sbyte> Eights(Vector256<byte> values, Vector256<byte> order) =>
+        Avx2.Shuffle(Avx2.Blend(values.AsUInt32(), Vector256.Create(0x08080808u), 0b0011_1100).AsByte(), order).AsSByte();
 }

@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics.X86;
 
 namespace Espalier.Sparsity.Packed;
 
@@ -54,7 +53,7 @@ internal abstract unsafe class PairKernel : RowKernel
             byte* ahead = rows.Ahead(i + 2, end);
             if (!ReadsAhead && rows.Which is null)
             {
-                Prefetch(ahead, rows.Ahead(i + 4, end));
+                ReadAhead.Range(ahead, rows.Ahead(i + 4, end));
             }
 
             (float one, float two) = Pair(rows.At(a), rows.At(b), rows.X, ahead);
@@ -73,19 +72,6 @@ internal abstract unsafe class PairKernel : RowKernel
     /// <param name="ahead">The rows that come next: what is to be fetched into the cache meanwhile, where <see cref="ReadsAhead"/>.</param>
     /// <returns>Both products, without the rows' own scales.</returns>
     protected abstract (float First, float Second) Pair(byte* first, byte* second, PackedInput x, byte* ahead);
-
-    // Rows are too short for the processor to read ahead by itself: it stops at the end of each and of each page.
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Prefetch(byte* from, byte* end)
-    {
-        if (Sse.IsSupported)
-        {
-            for (; from < end; from += 64)
-            {
-                Sse.Prefetch1(from);
-            }
-        }
-    }
 }
 
 /// <summary>Rows of a packed matrix on their way to products with one vector.</summary>
