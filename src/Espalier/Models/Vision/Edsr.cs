@@ -4,7 +4,8 @@ namespace Espalier.Models.Vision;
 
 /// <summary>
 /// EDSR (Lim et al. 2017) for super-resolution, named as in EDSR-PyTorch: images in and finer images out. Fields: <c>scale</c> (2, 3 or 4; default 2),
-/// <c>features</c> (default 64), <c>blocks</c> (default 16): the light "baseline". The <c>image_mean</c> is taken off inside and added again.
+/// <c>features</c> (default 64), <c>blocks</c> (default 16): the light "baseline". The <c>image_mean</c> is taken off inside and added again;
+/// <c>rgb_range</c> (default 1) is what the weights take for white: 255 for those that the authors published.
 /// </summary>
 internal static class Edsr
 {
@@ -13,7 +14,9 @@ internal static class Edsr
         ConfigFields fields = config.Fields;
         int scale = config.Scale!.Value, features = fields.PositiveOr(64, "features"), blocks = fields.PositiveOr(16, "blocks");
         EspalierException.Require(scale is 2 or 3 or 4, $"{fields.Origin}: a scale of {scale} is not known; use 2, 3 or 4.");
-        VisionLayer head = graph.Conv("head.0", graph.Shift(graph.Input, [.. config.Mean.Select(m => -m)]), features, 3, padding: 1, bias: true);
+        double range = fields.Number("rgb_range", 1);
+        EspalierException.Require(range > 0, $"{fields.Origin}: rgb_range is {range}; it must be above 0 (1, or 255 for the published weights).");
+        VisionLayer head = graph.Conv("head.0", graph.Shift(graph.Scale(graph.Input, range), [.. config.Mean.Select(m => -m * range)]), features, 3, padding: 1, bias: true);
         VisionLayer x = head;
         for (int i = 0; i < blocks; i++)
         {
@@ -28,6 +31,6 @@ internal static class Edsr
             x = graph.PixelShuffle(graph.Conv($"tail.0.{2 * i}", x, factor * factor * features, 3, padding: 1, bias: true), factor);
         }
 
-        graph.Output(graph.Shift(graph.Conv("tail.1", x, config.Channels, 3, padding: 1, bias: true), config.Mean));
+        graph.Output(graph.Scale(graph.Shift(graph.Conv("tail.1", x, config.Channels, 3, padding: 1, bias: true), [.. config.Mean.Select(m => m * range)]), 1 / range));
     }
 }

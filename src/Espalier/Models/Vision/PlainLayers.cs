@@ -36,6 +36,9 @@ public enum PlainKind
     /// <summary>A constant added to every channel.</summary>
     Shift,
 
+    /// <summary>A constant that all is multiplied by.</summary>
+    Scale,
+
     /// <summary>The first of all tokens.</summary>
     ClassToken,
 }
@@ -54,7 +57,7 @@ public sealed class PlainLayer : VisionLayer
     /// <summary>What it does.</summary>
     public PlainKind Kind { get; }
 
-    /// <summary>What its kind is set by: kernel, stride and padding of a <see cref="PlainKind.MaxPool"/>, the constants of a <see cref="PlainKind.Shift"/>.</summary>
+    /// <summary>What its kind is set by: kernel, stride and padding of a <see cref="PlainKind.MaxPool"/>, the constants of a <see cref="PlainKind.Shift"/> or <see cref="PlainKind.Scale"/>.</summary>
     public IReadOnlyList<double> Settings { get; internal init; } = [];
 
     private protected override Tensor Compute(IReadOnlyList<Tensor> inputs, bool training) => _function(inputs);

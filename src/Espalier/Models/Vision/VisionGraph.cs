@@ -117,6 +117,9 @@ internal sealed class VisionGraph
         return x + shaped;
     }, [.. constants]);
 
+    /// <summary>Multiplies by a constant; nothing is added to the graph for 1.</summary>
+    public VisionLayer Scale(VisionLayer input, double factor) => factor == 1 ? input : Same(PlainKind.Scale, input, x => x * factor, [factor]);
+
     public VisionLayer Tokens(VisionLayer input)
     {
         input.Channels.Fix();

@@ -21,6 +21,7 @@ public sealed class VisionExportTests
         """{"model_type": "torchvision_resnet", "depth": 50, "small_images": true, "image_size": 8, "num_classes": 3}""",
         """{"model_type": "torchvision_vgg", "layers": [4, "M", 5], "image_size": 20, "num_classes": 3, "num_channels": 1}""",
         """{"model_type": "edsr", "features": 4, "blocks": 1, "scale": 4, "image_size": 6}""",
+        """{"model_type": "edsr", "features": 4, "blocks": 1, "scale": 3, "image_size": 6, "rgb_range": 255, "image_mean": [0.4, 0.5, 0.6]}""",
         """{"model_type": "cifar_resnet", "depth": 8, "channels": [4, 8, 16], "image_size": 8, "gates": {"layers": ["conv1", "layer1.0.conv2", "layer2.0.conv1"], "keep_top": true}}""",
         """{"model_type": "torchvision_vgg", "layers": [4, "M", 6, 6], "head": "mean", "image_size": 10, "gates": {"layers": ["features.0", "features.4"], "softmax": false, "embedding": 36}}""",
     ];

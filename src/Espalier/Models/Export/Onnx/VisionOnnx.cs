@@ -89,6 +89,9 @@ internal sealed class VisionOnnx
             case PlainKind.Shift:
                 float[] constants = [.. layer.Settings.Select(s => (float)s)];
                 return Node("Add", [x[0], _b.Weight($"shift {_values.Count}", [1, constants.Length, 1, 1], () => tensor(constants).view(1, -1, 1, 1), exact: true)]);
+            case PlainKind.Scale:
+                float factor = (float)layer.Settings[0];
+                return Node("Mul", [x[0], _b.Weight($"scale {_values.Count}", [1], () => tensor([factor]), exact: true)]);
             case PlainKind.ClassToken:
                 return Node("Gather", [x[0], _b.Scalar(0L)], ("axis", 1L));
             default:
