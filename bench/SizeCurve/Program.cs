@@ -9,11 +9,11 @@ using Espalier.Sparsity.Packed;
 using static TorchSharp.torch;
 
 // Perplexity against bytes: one model dense and sparse, in 16, 8 and 4 bits, rounded to the nearest and in the sweep.
-//   dotnet run -c Release --project bench/SizeCurve -- OUT [MODEL] [SEEDS] [WINDOWS]
-// MODEL is a folder or a hub id that is calibrated and measured on IMDb reviews; default: the model that ships, on its own text.
-if (args.Length is 0 or > 4)
+//   dotnet run -c Release --project bench/SizeCurve -- OUT [MODEL] [SEEDS] [WINDOWS] [ARMS]
+// ARMS: only those whose names hold this ("dense"). MODEL is a folder or a hub id that is calibrated and measured on IMDb reviews; default: the model that ships, on its own text.
+if (args.Length is 0 or > 5)
 {
-    Console.Error.WriteLine("usage: SizeCurve OUT [MODEL|default] [SEEDS] [WINDOWS]");
+    Console.Error.WriteLine("usage: SizeCurve OUT [MODEL|default] [SEEDS] [WINDOWS] [ARMS]");
     return 2;
 }
 
@@ -21,14 +21,15 @@ NativeLibraries.EnsureLoaded();
 string? model = args.Length < 2 || args[1] == "default" ? null : args[1];
 int seeds = Number(2, 3), windows = Number(3, 64);
 var context = new RecipeContext { Size = RecipeSize.Quick, Device = CPU, Model = model, Progress = SilentProgress.Instance };
-var results = Arm.All.ToDictionary(a => a, _ => (Bytes: new List<double>(), Perplexity: new List<double>()));
+Arm[] arms = [.. Arm.All.Where(a => args.Length < 5 || a.Name.Contains(args[4], StringComparison.Ordinal))];
+var results = arms.ToDictionary(a => a, _ => (Bytes: new List<double>(), Perplexity: new List<double>()));
 double dense = 0;
 for (int seed = 0; seed < seeds; seed++)
 {
     using ModelBench bench = ModelBench.Open(context, new Seed(seed), samples: 32, windows: windows);
     dense = bench.Dense;
     using Checkpoint checkpoint = Checkpoint.Open(bench.Text.Folder);
-    foreach (Arm arm in Arm.All.Where(a => seed == 0 || a.LooksAtText))
+    foreach (Arm arm in arms.Where(a => seed == 0 || a.LooksAtText))
     {
         using var pruned = bench.Prune(arm.Plan());
         long bytes = Store(pruned.Model, checkpoint, arm.Type);
@@ -39,7 +40,7 @@ for (int seed = 0; seed < seeds; seed++)
     }
 }
 
-Measured[] measured = [.. Arm.All.Select(a => new Measured(a.Name, a.Sparsity, PackedTypes.WordOf(a.Type), a.How,
+Measured[] measured = [.. arms.Select(a => new Measured(a.Name, a.Sparsity, PackedTypes.WordOf(a.Type), a.How,
     (long)results[a].Bytes.Average(), Significance.Mean(results[a].Perplexity)))];
 CurvePage.Save(args[0], model ?? "the default model", dense, windows, seeds, measured);
 Console.WriteLine(CurvePage.Markdown(measured));
