@@ -15,7 +15,6 @@ internal static class Edsr
         int scale = config.Scale!.Value, features = fields.PositiveOr(64, "features"), blocks = fields.PositiveOr(16, "blocks");
         EspalierException.Require(scale is 2 or 3 or 4, $"{fields.Origin}: a scale of {scale} is not known; use 2, 3 or 4.");
         double range = fields.Number("rgb_range", 1);
-        EspalierException.Require(range > 0, $"{fields.Origin}: rgb_range is {range}; it must be above 0 (1, or 255 for the published weights).");
         VisionLayer head = graph.Conv("head.0", graph.Shift(graph.Scale(graph.Input, range), [.. config.Mean.Select(m => -m * range)]), features, 3, padding: 1, bias: true);
         VisionLayer x = head;
         for (int i = 0; i < blocks; i++)

@@ -78,7 +78,7 @@ public sealed class VisionModelTests
         Should.Throw<EspalierException>(() => VisionModel.Outline(VisionConfig.Parse("""{"model_type": "cifar_resnet", "depth": 21}"""))).Message.ShouldContain("6n + 2");
         Should.Throw<EspalierException>(() => VisionModel.Outline(VisionConfig.Parse("""{"model_type": "torchvision_vgg", "layers": [4, "P"]}"""))).Message.ShouldContain("\"P\"");
         Should.Throw<EspalierException>(() => VisionConfig.Parse("""{"model_type": "mlp", "image_std": [0, 1, 1]}""")).Message.ShouldContain("image_std");
-        Should.Throw<EspalierException>(() => VisionModel.Outline(VisionConfig.Parse("""{"model_type": "edsr", "rgb_range": 0}"""))).Message.ShouldContain("255 for the published weights");
+        Should.Throw<EspalierException>(() => VisionModel.Outline(VisionConfig.Parse("""{"model_type": "edsr", "rgb_range": 0}"""))).Message.ShouldContain("'rgb_range' is 0, but must be a number greater than 0");
         using var scope = NewDisposeScope();
         Should.Throw<EspalierException>(() => model.Forward(zeros(1, 1, 8, 8))).Message.ShouldContain("[count, 3");
     }
