@@ -151,30 +151,14 @@ internal static class NativeChecks
         }
     }
 
-    // Channels that fill no block of oneDNN's, forwards and backwards, against float64, which libtorch computes by itself.
+    // Channels that fill no block of oneDNN's.
     private static Check Convolves()
     {
-        double worst = Math.Max(Difference(20, 16), Difference(16, 20));
-        string held = HiddenCaches.Found ? $"; this machine hides its cache sizes, which oneDNN misreads, so that it is held to {Environment.GetEnvironmentVariable(HiddenCaches.LimitVariable)}" : "";
-        return worst < 1e-4
-            ? new Check("convolutions", HiddenCaches.Found ? Health.Warn : Health.Ok, $"right{held}", HiddenCaches.Found ? "Nothing has to be done; convolutions are a few times slower than on a machine that shows its caches." : null)
-            : new Check("convolutions", Health.Fail, FormattableString.Invariant($"wrong by up to {100 * worst:0.##} %{held}"), $"Vision nets cannot be trusted here; unset {HiddenCaches.LimitVariable}, or set it to SSE41 and run this again.");
-
-        static double Difference(int inputs, int outputs)
-        {
-            using var scope = torch.NewDisposeScope();
-            torch.Tensor x = torch.linspace(-1, 1, 4 * inputs * 64, torch.ScalarType.Float64).sin().view(4, inputs, 8, 8), w = torch.linspace(1, -1, inputs * outputs * 9, torch.ScalarType.Float64).mul(50).cos().view(outputs, inputs, 3, 3);
-            torch.Tensor[] right = Convolve(x, w), found = Convolve(x.to(torch.ScalarType.Float32), w.to(torch.ScalarType.Float32));
-            return right.Zip(found).Max(p => ((p.Second.to(torch.ScalarType.Float64) - p.First).abs().max() / p.First.abs().max()).item<double>() is var error && double.IsNaN(error) ? double.PositiveInfinity : error);
-        }
-
-        static torch.Tensor[] Convolve(torch.Tensor x, torch.Tensor w)
-        {
-            torch.Tensor input = x.detach().clone().requires_grad_();
-            torch.Tensor y = torch.nn.functional.conv2d(input, w, padding: [1, 1]);
-            y.square().sum().backward();
-            return [y.detach(), input.grad!];
-        }
+        double worst = Math.Max(new ConvolutionCheck(20, 16, 3).Error(), new ConvolutionCheck(16, 20, 3).Error());
+        string about = HiddenCaches.Remedy is { } remedy ? $"; this machine hides its cache sizes, which oneDNN misreads: {remedy}" : "";
+        return worst < ConvolutionCheck.Tolerance
+            ? new Check("convolutions", Health.Ok, $"right{about}")
+            : new Check("convolutions", Health.Fail, FormattableString.Invariant($"wrong by up to {100 * worst:0.##} %{about}"), $"Vision nets cannot be trusted here; unset {HiddenCaches.LimitVariable}, or set it to SSE41 and run this again.");
     }
 
     private static Check Gpu()

@@ -48,21 +48,19 @@ public static class NativeLibraries
 
     private static string LoadOnce()
     {
-        HiddenCaches.WorkAround();
+        HiddenCaches.BeforeLoading();
         string folder = FindFolder();
         string[] inOrder = RuntimeInformation.IsOSPlatform(OSPlatform.Windows)
             ? ["c10", "torch_cpu", "torch", "LibTorchSharp"]
             : ["c10", "torch_cpu", "torch", "LibTorchSharp"];
+        nint torchCpu = 0;
         foreach (string name in inOrder)
         {
             string path = Path.Combine(folder, LibraryName(name));
             try
             {
                 nint library = NativeLibrary.Load(path);
-                if (name == "torch_cpu")
-                {
-                    HiddenCaches.WithoutNnpack(library);
-                }
+                torchCpu = name == "torch_cpu" ? library : torchCpu;
             }
             catch (Exception fault) when (fault is DllNotFoundException or BadImageFormatException)
             {
@@ -71,6 +69,7 @@ public static class NativeLibraries
             }
         }
 
+        HiddenCaches.AfterLoading(torchCpu);
         if (HasCudaFile(folder))
         {
             torch.InitializeDeviceType(DeviceType.CUDA);

@@ -51,7 +51,7 @@ public sealed class NativeLibrariesTests
             {
                 foreach ((int kernel, int stride) in ((int, int)[])[(1, 1), (3, 1), (3, 2), (5, 1)])
                 {
-                    Difference(inputs, outputs, kernel, stride).ShouldBeLessThan(1e-4, $"{inputs} to {outputs} channels, kernel {kernel}, stride {stride}");
+                    new ConvolutionCheck(inputs, outputs, kernel, stride).Error().ShouldBeLessThan(ConvolutionCheck.Tolerance, $"{inputs} to {outputs} channels, kernel {kernel}, stride {stride}");
                 }
             }
         }
@@ -59,23 +59,14 @@ public sealed class NativeLibrariesTests
         {
             set_num_threads(before);
         }
+    }
 
-        static double Difference(int inputs, int outputs, int kernel, int stride)
-        {
-            using var scope = NewDisposeScope();
-            using var generator = new Seed(3).Generator("convolution");
-            Tensor x = randn([4, inputs, 9, 9], dtype: ScalarType.Float64, generator: generator), w = randn([outputs, inputs, kernel, kernel], dtype: ScalarType.Float64, generator: generator);
-            return Run(x, w).Zip(Run(x.to(ScalarType.Float32), w.to(ScalarType.Float32))).Max(p =>
-                ((p.Second.to(ScalarType.Float64) - p.First).abs().max() / p.First.abs().max()).item<double>() is var error && double.IsNaN(error) ? double.PositiveInfinity : error);
-
-            Tensor[] Run(Tensor x, Tensor w)
-            {
-                (Tensor input, Tensor weight) = (x.detach().clone().requires_grad_(), w.detach().clone().requires_grad_());
-                Tensor y = nn.functional.conv2d(input, weight, padding: [kernel / 2, kernel / 2], strides: [stride, stride]);
-                y.square().sum().backward();
-                return [y.detach(), input.grad!, weight.grad!];
-            }
-        }
+    [Fact]
+    public void Something_is_done_about_hidden_caches_exactly_where_they_are_hidden()
+    {
+        NativeLibraries.EnsureLoaded();
+        Assert.SkipWhen(Environment.GetEnvironmentVariable(HiddenCaches.LimitVariable) is not null && HiddenCaches.Remedy is null, $"{HiddenCaches.LimitVariable} is set by hand.");
+        (HiddenCaches.Remedy is not null).ShouldBe(HiddenCaches.Found);
     }
 
     /// <summary>The other fault seen there: the float32 backward of depth-wise conv1d with oneDNN.</summary>
