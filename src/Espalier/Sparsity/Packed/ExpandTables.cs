@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Espalier.Sparsity.Packed;
@@ -16,6 +17,12 @@ internal static unsafe class ExpandTables
 
     /// <summary>By four mask bits: orders of 32-bit values, 16 bytes each.</summary>
     public static readonly byte* Quads = Make(4, 4, 0);
+
+    /// <summary>
+    /// The same address, forgotten where it came from: the compiler knows those of static tables and would write one anew before each use; this one it keeps in a register.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static byte* InRegister(byte* table) => table;
 
     private static byte* Make(int columns, int size, int shift)
     {

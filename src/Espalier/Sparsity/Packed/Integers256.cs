@@ -83,15 +83,15 @@ internal readonly unsafe struct Masks64
     public Masks64()
     {
         (bits, bytes, ones, nextFour, nextEight) = (Vector256.Load(Bits), Vector256.Load(Bytes), Vector256.Load((int*)Ones), Vector256.Load(NextFour), Vector256.Load(NextEight));
-        low = ExpandTables.Low;
-        high = ExpandTables.High;
+        low = ExpandTables.InRegister(ExpandTables.Low);
+        high = ExpandTables.InRegister(ExpandTables.High);
     }
 
     /// <summary>The bytes of a block's 64 columns, 0 where none is kept, the first 32 as the result; moves the address behind its values.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public Vector256<byte> Take(byte* place, ref byte* values, out Vector256<byte> second)
     {
-        byte* v = values + BitOperations.PopCount(*(uint*)place);
+        byte* v = values + Popcnt.X64.PopCount(*(uint*)place);
         Vector256<byte> first = ThirtyTwo(place, values);
         Vector128<byte> c = Sixteen(place + 4, ref v), d = Sixteen(place + 6, ref v);
         values = v;
@@ -107,7 +107,7 @@ internal readonly unsafe struct Masks64
         Vector256<byte> counts = Avx2.MultiplyLow(Avx2.Abs(kept.AsSByte()).AsInt32(), ones).AsByte();
         counts += Avx2.Shuffle(counts, nextFour);
         counts += Avx2.Shuffle(counts, nextEight);
-        Vector256<byte> lanes = Vector256.Create(Vector128.Load(values), Vector128.Load(values + BitOperations.PopCount(*(ushort*)place)));
+        Vector256<byte> lanes = Vector256.Create(Vector128.Load(values), Vector128.Load(values + Popcnt.X64.PopCount(*(ushort*)place)));
         return Avx2.Shuffle(lanes, counts + kept) & kept;
     }
 
@@ -115,11 +115,11 @@ internal readonly unsafe struct Masks64
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private Vector128<byte> Sixteen(byte* place, ref byte* values)
     {
-        uint first = place[0], second = place[1];
-        byte* next = values + BitOperations.PopCount(first);
+        ulong first = place[0], second = place[1];
+        byte* next = values + Popcnt.X64.PopCount(first);
         Vector128<byte> both = Sse2.LoadHigh(Vector128.CreateScalar(*(ulong*)values).AsDouble(), (double*)next).AsByte();
         Vector128<byte> order = Sse2.LoadHigh(Vector128.CreateScalar(*(ulong*)(low + first * 8)).AsDouble(), (double*)(high + second * 8)).AsByte();
-        values = next + BitOperations.PopCount(second);
+        values = next + Popcnt.X64.PopCount(second);
         return Ssse3.Shuffle(both, order);
     }
 }
