@@ -10,7 +10,7 @@ namespace Espalier.Recipes;
 public sealed class OfqRecipe : Recipe
 {
     private const string Accuracy = "test accuracy, %", Events = "oscillations per million weights and step", Share = "oscillating weights, %", Free = "weights left free, %";
-    private const string Float = "float", Lsq = "LSQ weights", StatsQ = "StatsQ", Qkr = "StatsQ + QKR", Continued = "StatsQ + QKR, continued", Annealed = "StatsQ + QKR, annealed";
+    private const string Float = "float", Lsq = "LSQ weights", Halves = "LSQ on StatsQ's levels", StatsQ = "StatsQ", Qkr = "StatsQ + QKR", Continued = "StatsQ + QKR, continued", Annealed = "StatsQ + QKR, annealed";
     private const string Config = "{\"model_type\": \"timm_vit\", \"patch_size\": 7, \"embed_dim\": 64, \"depth\": 4, \"num_heads\": 2, " + RecipeImages.FashionFields + "}";
     private const int Batch = 64, LastSteps = 200;
 
@@ -18,7 +18,7 @@ public sealed class OfqRecipe : Recipe
     {
         Name = "a small ViT",
         About = "10,000 images of Fashion-MNIST, a ViT of 4 blocks, width 64, 2 heads, patches of 7 pixels; 10 epochs in float (AdamW, 64 images a step, rate 1e-3, decay 0.05, cosine), then 3 epochs rounded from it (rate 5e-4, cosine); the last two arms go on from the third for 2 epochs at a constant 5e-4, one of them with confident weights frozen (BR 0.005). First and last layer 8 bits. Oscillations over the last 200 steps; a weight oscillates when its moving mean is above 0.005; accuracy on 5,000 test images. 3/3 with the first seed alone.",
-        Arms = [Float, Lsq, StatsQ, Qkr, Continued, Annealed],
+        Arms = [Float, Lsq, Halves, StatsQ, Qkr, Continued, Annealed],
         Settings = ["2/2", "3/3"],
         Metric = Events,
     };
@@ -54,6 +54,7 @@ public sealed class OfqRecipe : Recipe
             Add(Float, Accuracy, dense);
             var ofq = new Ofq { Bits = bits, ActivationBits = bits };
             Rounded(Lsq, ofq with { Weights = OfqWeights.Lsq, QkReparam = false });
+            Rounded(Halves, ofq with { Weights = OfqWeights.LsqHalves, QkReparam = false });
             Rounded(StatsQ, ofq with { QkReparam = false });
             Rounded(Qkr, ofq);
 

@@ -27,6 +27,11 @@ public sealed record Lsq(int Bits, bool AllPositive, LsqAxis Axis)
 {
     private const double Least = 1e-5;
 
+    /// <summary>StatsQ's levels s·(q + ½), none of them 0, with learnt step sizes: ŷ = s·(round(clamp(x/s − ½, −Q_n, Q_p)) + ½), starting at StatsQ's spacing. Not in the paper: it tells what comes of the levels from what comes of the learning.</summary>
+    public bool Halves { get; init; }
+
+    private double Shift => Halves ? 0.5 : 0;
+
     /// <summary>Q_n.</summary>
     public double Lower => AllPositive ? 0 : Math.Pow(2, Bits - 1);
 
@@ -46,7 +51,7 @@ public sealed record Lsq(int Bits, bool AllPositive, LsqAxis Axis)
         long kept = Kept(x);
         Tensor size = x.detach().abs();
         Tensor mean = kept < 0 ? size.mean().reshape(1) : size.mean([.. Enumerable.Range(0, (int)x.dim()).Select(d => (long)d).Where(d => d != kept)]);
-        return (mean * ((AllPositive ? 4 : 2) / Math.Sqrt(Math.Max(Upper, 1)))).MoveToOuterDisposeScope();
+        return (mean * (Halves ? 2 / StatsQ.Half(Bits) : (AllPositive ? 4 : 2) / Math.Sqrt(Math.Max(Upper, 1)))).MoveToOuterDisposeScope();
     }
 
     /// <summary>Rounds within the graph: ∂x passes inside the clamp range, ends included; s gets its own gradient times 1/√(Q_p·N_s), N_s entries sharing one s.</summary>
@@ -58,13 +63,18 @@ public sealed record Lsq(int Bits, bool AllPositive, LsqAxis Axis)
         EspalierException.Require(s.numel() == Count(x.shape),
             $"These activations have {s.numel()} step sizes, one for each {Axis.ToString().ToLowerInvariant()}, and [{string.Join(", ", x.shape)}] has {Count(x.shape)}; a net with quantised activations runs at the length it was trained at.");
         using var scope = NewDisposeScope();
-        double share = 1 / Math.Sqrt(Upper * ((double)x.numel() / s.numel()));
+        double share = 1 / Math.Sqrt(Math.Max(Upper, 1) * ((double)x.numel() / s.numel()));
         Tensor floored = s + (s.detach().clamp(min: Least) - s.detach());
         // Its value is s, its gradient a share of the gradient.
         Tensor step = Shaped((floored * share) + (floored - (floored * share)).detach(), x);
-        Tensor clamped = (x / step).clamp(-Lower, Upper);
-        return ((clamped + (clamped.round() - clamped).detach()) * step).MoveToOuterDisposeScope();
+        Tensor clamped = Position(x, step);
+        return ((clamped + (clamped.round() - clamped).detach() + Shift) * step).MoveToOuterDisposeScope();
     }
+
+    /// <summary>What is rounded to a level.</summary>
+    /// <param name="x">Anything.</param>
+    /// <param name="step">Step sizes, shaped to divide it.</param>
+    public Tensor Position(Tensor x, Tensor step) => ((x / step) - Shift).clamp(-Lower, Upper);
 
     private long Kept(Tensor x) => Axis switch { LsqAxis.Token => x.dim() - 2, LsqAxis.Channel => x.dim() - 1, LsqAxis.Row => 0, _ => -1 };
 

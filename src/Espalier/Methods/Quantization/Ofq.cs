@@ -12,6 +12,9 @@ public enum OfqWeights
 
     /// <summary>With a learnt step size per output row: the usual way, the paper's baseline. Not for language models here.</summary>
     Lsq,
+
+    /// <summary>With a learnt step size per output row on StatsQ's levels, none of which is 0. Not in the paper.</summary>
+    LsqHalves,
 }
 
 /// <summary>

@@ -35,7 +35,7 @@ public sealed partial class QuantisedNet : IDisposable
         HashSet<string> fused = options.Reparametrises ? [.. net.Layers.OfType<AttentionLayer>().Select(a => a.Inputs[0].Name)] : [];
         foreach (WeightLayer layer in folded ? [] : net.Weights)
         {
-            bool edge = layer == first || layer == last, learnt = edge || options.Weights is OfqWeights.Lsq;
+            bool edge = layer == first || layer == last, learnt = edge || options.Weights is not OfqWeights.StatsQ;
             if (edge && options.EdgeBits == 0)
             {
                 continue;
@@ -48,6 +48,7 @@ public sealed partial class QuantisedNet : IDisposable
                 From = from,
                 Steps = learnt ? Models.Parameters.Of(zeros(edge ? 1 : layer.Rows - from, device: net.Device)) : null,
                 StepAxis = axis,
+                Halves = !edge && options.Weights is OfqWeights.LsqHalves,
                 Watched = !edge,
             });
         }

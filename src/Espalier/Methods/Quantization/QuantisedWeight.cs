@@ -29,7 +29,10 @@ internal sealed class QuantisedWeight(string name, Parameter value, int bits, Ac
     /// <summary>Whether annealing may freeze it and oscillation is counted.</summary>
     public bool Watched { get; init; } = true;
 
-    private Lsq Learnt => new(bits, AllPositive: false, StepAxis);
+    /// <summary>Whether learnt step sizes are those of StatsQ's levels.</summary>
+    public bool Halves { get; init; }
+
+    private Lsq Learnt => new(bits, AllPositive: false, StepAxis) { Halves = Halves };
 
     /// <summary>From now on the layer uses the rounded weight.</summary>
     public void Attach()
@@ -76,7 +79,7 @@ internal sealed class QuantisedWeight(string name, Parameter value, int bits, Ac
             return (rounded.Position.MoveToOuterDisposeScope(), rounded.Level.MoveToOuterDisposeScope());
         }
 
-        Tensor position = (part / Steps.detach().clamp(min: 1e-5).reshape([-1, .. Enumerable.Repeat(1L, (int)part.dim() - 1)])).clamp(-Learnt.Lower, Learnt.Upper);
+        Tensor position = Learnt.Position(part, Steps.detach().clamp(min: 1e-5).reshape([-1, .. Enumerable.Repeat(1L, (int)part.dim() - 1)]));
         return (position.MoveToOuterDisposeScope(), position.round().MoveToOuterDisposeScope());
     }
 

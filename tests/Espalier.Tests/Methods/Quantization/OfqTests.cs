@@ -108,6 +108,7 @@ public sealed class OfqTests
     [InlineData(true, OfqWeights.StatsQ)]
     [InlineData(false, OfqWeights.StatsQ)]
     [InlineData(false, OfqWeights.Lsq)]
+    [InlineData(false, OfqWeights.LsqHalves)]
     public void A_rounded_ViT_learns_gives_its_net_back_and_is_the_same_after_writing_and_loading(bool product, OfqWeights weights)
     {
         using var scope = NewDisposeScope();
