@@ -43,6 +43,7 @@ public sealed class TrainingWorker(string folder)
         WorkFolder? work = null;
         (string Name, ImageTensors Images)? held = null;
         DateTime idle = DateTime.UtcNow;
+        int threads = get_num_threads();
         try
         {
             while (true)
@@ -76,6 +77,7 @@ public sealed class TrainingWorker(string folder)
         finally
         {
             held?.Images.Dispose();
+            set_num_threads(threads);
         }
     }
 

@@ -19,7 +19,13 @@ public sealed class TrainingWorkerTests : IDisposable
     private readonly ImageTensors _images = TinyVision.Noise();
     private readonly WorkFolder _work;
 
-    public TrainingWorkerTests() => _work = WorkFolder.Create(_folder.Path);
+    private readonly int _threads = get_num_threads();
+
+    public TrainingWorkerTests()
+    {
+        set_num_threads(1);
+        _work = WorkFolder.Create(_folder.Path);
+    }
 
     private static CancellationToken Cancellation => TestContext.Current.CancellationToken;
 
@@ -27,6 +33,7 @@ public sealed class TrainingWorkerTests : IDisposable
     {
         _images.Dispose();
         _folder.Dispose();
+        set_num_threads(_threads);
     }
 
     [Fact]
@@ -144,7 +151,10 @@ public sealed class TrainingWorkerTests : IDisposable
         .. Enumerable.Range(0, count).Select(i =>
         {
             using VisionModel net = TinyVision.Make(TinyVision.Vgg);
-            using Tensor mask = net.Weights[0].Weight.detach().gt(0);
+            using var scope = NewDisposeScope();
+            using var frozen = no_grad();
+            Tensor mask = net.Weights[0].Weight.gt(0);
+            net.Weights[0].Weight.mul_(mask);
             var job = new TrainingJob(net, _images, options ?? Options) { Batch = 8, Seed = new Seed(i), Masks = new Dictionary<string, Tensor> { [net.Weights[0].WeightName] = mask } };
             var description = JobDescription.Of(job, _work.Keep(_images), get_num_threads());
             JobFolder folder = _work.For(description, "", new HashSet<string>());
