@@ -119,7 +119,28 @@ internal sealed class JobFolder(string path)
         }
     }
 
-    public void Delete() => Directory.Delete(path, recursive: true);
+    /// <summary>Removes the folder; first what offers it, or a worker would take a job that is half gone.</summary>
+    public void Delete()
+    {
+        for (int again = 20; ; again--)
+        {
+            try
+            {
+                File.Delete(In("job.json"));
+                Directory.Delete(path, recursive: true);
+                return;
+            }
+            catch (DirectoryNotFoundException)
+            {
+                return;
+            }
+            catch (IOException) when (again > 0)
+            {
+                // A worker that had looked before is just letting go of it.
+                Thread.Sleep(50);
+            }
+        }
+    }
 
     private static int NumberOf(string claim) =>
         int.TryParse(System.IO.Path.GetFileName(claim).AsSpan(ClaimPrefix.Length), NumberStyles.None, CultureInfo.InvariantCulture, out int number) ? number : 0;

@@ -12,7 +12,7 @@ public sealed class WorkerCrew : ITrainingCrew, IDisposable
 {
     private const int OfferedAtOnce = 64, SettledAfter = 3;
 
-    private static readonly TimeSpan Look = TimeSpan.FromMilliseconds(50);
+    private static readonly TimeSpan Look = TimeSpan.FromMilliseconds(100);
 
     private readonly WorkerOptions _options;
     private readonly WorkFolder _work;
@@ -160,14 +160,17 @@ public sealed class WorkerCrew : ITrainingCrew, IDisposable
                 Weigh(outcome.PeakBytes, outcome.Machine == Environment.MachineName, settled: true);
                 _processes.Succeeded();
             }
-            else if (job.Folder.LatestClaim is > 0 and var claim && JobClaim.Read(job.Folder.ClaimPath(claim)) is { } beat)
+            else if (job.Folder.LatestClaim is > 0 and var claim)
             {
-                step = Math.Max(step, beat.Step);
-                Weigh(beat.PeakBytes, ProcessMark.IsAlive(beat.Process, beat.Mark) is not null, beat.Step >= SettledAfter);
+                ClaimBeat? beat = JobClaim.Read(job.Folder.ClaimPath(claim));
+                step = Math.Max(step, beat?.Step ?? 0);
+                Weigh(beat?.PeakBytes ?? 0, beat is not null && ProcessMark.IsAlive(beat.Process, beat.Mark) is not null, beat?.Step >= SettledAfter);
                 bool over = claim == JobFolder.MostClaims && !JobClaim.IsAlive(job.Folder.ClaimPath(claim), _work) && job.Folder.IsOpen;
                 EspalierException.Require(!over, over ? GivenUp(job.Folder, beat) : "");
             }
 
+            bool gone = !job.Folder.IsOpen && !job.Folder.IsDone && job.Folder.Failure is null;
+            EspalierException.Require(!gone, $"{job.Folder.Name} has gone from {_work.Path} before it was done; run the same command again with --resume.");
             moved += step - job.Step;
             job.Step = step;
         }
@@ -185,9 +188,9 @@ public sealed class WorkerCrew : ITrainingCrew, IDisposable
         }
     }
 
-    private string GivenUp(JobFolder job, ClaimBeat beat)
+    private string GivenUp(JobFolder job, ClaimBeat? beat)
     {
-        string words = beat.Fault ?? _processes.LastWords;
+        string words = beat?.Fault ?? _processes.LastWords;
         return $"{job.Name} was begun {JobFolder.MostClaims} times, and each time its worker ended before the training did{(words.Length == 0 ? "" : $", last with: {words.TrimEnd('.')}")}; the machine may be short of memory: take fewer --workers, or set --memory-limit.";
     }
 

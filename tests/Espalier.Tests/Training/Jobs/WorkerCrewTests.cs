@@ -191,6 +191,19 @@ public sealed class WorkerCrewTests : IDisposable
     }
 
     [Fact]
+    public void A_job_that_someone_removes_is_missed()
+    {
+        using var crew = new WorkerCrew(Workers(1));
+        Should.Throw<EspalierException>(() => Context(crew).TrainAll(Jobs(), Cancellation).ToArray()).Message.ShouldContain("has gone from");
+
+        IEnumerable<TrainingJob> Jobs()
+        {
+            yield return Context(null).Job(_net.Clone(), new Seed(1));
+            Directory.Delete(Directory.GetDirectories(Work, "job-*").Single(), recursive: true);
+        }
+    }
+
+    [Fact]
     public void Workers_beyond_the_first_start_only_where_they_fit()
     {
         using (var processes = new WorkerProcesses(Workers(3) with { MemoryLimit = 1000, Tool = ["sleep", "60"] }))
