@@ -17,7 +17,7 @@ internal sealed partial class TrainCommand
 
     private readonly Option<int> _workers = new("--workers") { Description = "--method sms and oracle: trainings that do not depend on each other run in up to so many processes, each with --threads threads (default: the cores divided by N); 0 trains in this process, one after the other.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<string?> _memoryLimit = new("--memory-limit") { Description = "With --workers: the most memory that they may take together, such as 6GiB. The first runs alone until its share is known.", HelpName = "size" };
-    private readonly Option<string?> _workFolder = new("--work-folder") { Description = "With --workers: where trainings are laid out, so that `espalier work` on other machines can join (default: within the output folder).", HelpName = "folder" };
+    private readonly Option<string?> _workFolder = new("--work-folder") { Description = "With --workers: where trainings are laid out, so that other machines can join with espalier work (default: within the output folder).", HelpName = "folder" };
 
     /// <summary>The workers that were asked for; null for none.</summary>
     private WorkerOptions? Workers(ParseResult parsed, IVisionMethod? method, string state, CommandContext? context)
