@@ -77,8 +77,8 @@ public sealed class SmsRecipe : Recipe
         double Prune(VisionModel net, Dictionary<string, Tensor> masks, int phase) => MagnitudePruning.Prune(
             net, masks, Sms.PhaseRate(Sparsity, Phases).PerPhase, MagnitudeSelector.Global, new Seed(seed.For($"pruning of phase {phase}")));
 
-        VisionModel[] Retrain(VisionModel net, Dictionary<string, Tensor> masks, TrainingOptions own, int phase, int models, double dropped) => [.. Enumerable.Range(0, models).Select(i =>
-            sms.Retrain(net, masks, work with { Options = own }, train, phase, i, Sms.PhaseRate(Sparsity, Phases).PerPhase, dropped, context.Cancellation))];
+        VisionModel[] Retrain(VisionModel net, Dictionary<string, Tensor> masks, TrainingOptions own, int phase, int models, double dropped) => [.. work.TrainAll(
+            Enumerable.Range(0, models).Select(i => sms.Job(net, masks, work with { Options = own }, train, phase, i, Sms.PhaseRate(Sparsity, Phases).PerPhase, dropped)), context.Cancellation)];
 
         void RunImp(string arm, TrainingOptions own)
         {

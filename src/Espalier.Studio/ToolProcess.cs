@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Espalier.Runtime;
 
 namespace Espalier.Studio;
 
@@ -10,7 +11,7 @@ internal sealed class ToolProcess(StudioOptions options)
     /// <param name="folder">Its working folder.</param>
     public ProcessStartInfo Start(IEnumerable<string> words, string? folder = null)
     {
-        IReadOnlyList<string> tool = options.Tool ?? Own();
+        IReadOnlyList<string> tool = options.Tool ?? OwnTool.Words;
         var start = new ProcessStartInfo(tool[0]) { RedirectStandardOutput = true, RedirectStandardError = true, RedirectStandardInput = true, UseShellExecute = false, WorkingDirectory = folder ?? "" };
         foreach (string word in tool.Skip(1).Concat(words))
         {
@@ -24,13 +25,5 @@ internal sealed class ToolProcess(StudioOptions options)
         }
 
         return start;
-    }
-
-    private static string[] Own()
-    {
-        string program = Environment.ProcessPath ?? "dotnet", tool = Path.Combine(AppContext.BaseDirectory, "Espalier.Cli.dll");
-        return Path.GetFileNameWithoutExtension(program).Equals("dotnet", StringComparison.OrdinalIgnoreCase) || !Path.GetFileNameWithoutExtension(program).StartsWith("espalier", StringComparison.OrdinalIgnoreCase)
-            ? ["dotnet", tool]
-            : [program];
     }
 }

@@ -76,6 +76,7 @@ internal static class CommandList
         new ReproduceCommand(),
         new RunsCommand(),
         new TrainCommand(),
+        new WorkCommand(),
         new AdaptCommand(),
         new MergeAdapterCommand(),
         new ComplexityCommand(),

@@ -7,12 +7,36 @@ using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Espalier.Training;
+using Espalier.Training.Jobs;
 
 namespace Espalier.Cli.Commands;
 
 internal sealed partial class TrainCommand
 {
     private readonly Option<string?> _method = new("--method") { Description = "Vision nets: a system that works on a trained net: a name (`espalier methods vision` lists them), or a YAML file with its method and options.", HelpName = "NAME|file" };
+
+    private readonly Option<int> _workers = new("--workers") { Description = "--method sms and oracle: trainings that do not depend on each other run in up to so many processes, each with --threads threads (default: the cores divided by N); 0 trains in this process, one after the other.", HelpName = "N", DefaultValueFactory = _ => 0 };
+    private readonly Option<string?> _memoryLimit = new("--memory-limit") { Description = "With --workers: the most memory that they may take together, such as 6GiB. The first runs alone until its share is known.", HelpName = "size" };
+    private readonly Option<string?> _workFolder = new("--work-folder") { Description = "With --workers: where trainings are laid out, so that other machines can join with espalier work (default: within the output folder).", HelpName = "folder" };
+
+    /// <summary>The workers that were asked for; null for none.</summary>
+    private WorkerOptions? Workers(ParseResult parsed, IVisionMethod? method, string state, CommandContext? context)
+    {
+        int workers = parsed.GetValue(_workers);
+        EspalierException.Require(workers >= 0, $"--workers {workers} is not possible; give 1 or more, or 0 to train in this process.");
+        string? limit = parsed.GetValue(_memoryLimit), folder = parsed.GetValue(_workFolder);
+        EspalierException.Require(workers > 0 || (limit is null && folder is null), $"{(limit is null ? "--work-folder" : "--memory-limit")} is for workers; add --workers N.");
+        EspalierException.Require(workers == 0 || method?.UsesCrew == true, "--workers is for methods with trainings that do not depend on each other (--method sms or oracle); leave it out.");
+        return workers == 0 ? null : new WorkerOptions
+        {
+            Folder = folder is null ? Path.Combine(state, WorkFolderName) : Path.GetFullPath(folder),
+            Workers = workers,
+            Threads = context?.Settings.Threads,
+            MemoryLimit = limit is null ? null : Text.ParseBytes(limit),
+            Device = context?.Settings.Device ?? "auto",
+            Progress = context?.Progress ?? SilentProgress.Instance,
+        };
+    }
 
     /// <summary>The system of <c>--method</c> with its options; null where none was named.</summary>
     private IVisionMethod? Method(ParseResult parsed)
@@ -28,7 +52,7 @@ internal sealed partial class TrainCommand
         return PlanWords.Method<IVisionMethod>(word, set);
     }
 
-    private int RunMethod(IVisionMethod method, ParseResult parsed, TrainingOptions options, string start, string output, string state, CommandContext context, CancellationToken cancellation)
+    private int RunMethod(IVisionMethod method, ParseResult parsed, TrainingOptions options, string start, string output, string state, CommandContext context, WorkerOptions? workers, CancellationToken cancellation)
     {
         string[] data = parsed.GetRequiredValue(_data);
         EspalierException.Require(data.Length == 1, "A vision net is trained on the images of one --data.");
@@ -39,6 +63,7 @@ internal sealed partial class TrainCommand
         using ImageTensors images = VisionWords.Images(data[0], model.Config, null, context, cancellation);
         using ImageTensors? test = parsed.GetValue(_evalData) is { } reference ? VisionWords.Images(reference, model.Config, null, context, cancellation) : null;
         Directory.CreateDirectory(output);
+        using WorkerCrew? crew = workers is null ? null : new WorkerCrew(workers);
         using VisionMethodResult result = Guarded(() => method.Run(
             new VisionMethodContext
             {
@@ -51,6 +76,7 @@ internal sealed partial class TrainCommand
                 Seed = new Seed(parsed.GetValue(_seed)),
                 Folder = output,
                 States = new TrainingStates(state),
+                Crew = crew is null ? OneAfterTheOther.Instance : crew,
                 Progress = context.Progress,
             },
             cancellation), context);
@@ -60,6 +86,8 @@ internal sealed partial class TrainCommand
             SparsityMasks.Save(output, [.. result.Masks.Keys], name => result.Masks[name]);
         }
 
+        crew?.Clear();
+        crew?.Dispose();
         Forget(state);
         JsonObject? quality = parsed.GetValue(_evalData) is { } measured ? VisionWords.Evaluate(output, output, measured, null, context, cancellation) : null;
         context.Show(

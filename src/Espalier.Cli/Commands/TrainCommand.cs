@@ -10,6 +10,7 @@ using Espalier.Pruning;
 using Espalier.Runtime;
 using Espalier.Sparsity;
 using Espalier.Training;
+using Espalier.Training.Jobs;
 using static TorchSharp.torch;
 
 namespace Espalier.Cli.Commands;
@@ -17,7 +18,7 @@ namespace Espalier.Cli.Commands;
 /// <summary><c>espalier train</c>: trains a language model or a vision net, from random weights or from a checkpoint.</summary>
 internal sealed partial class TrainCommand : EspalierCommand
 {
-    private const string StateFolderName = "training-state", LogFolderName = "training-log";
+    private const string StateFolderName = "training-state", WorkFolderName = "work", LogFolderName = "training-log";
 
     private readonly Option<string> _config = new("--config") { Description = "A config.json to start from random weights, or a model (folder or hub id) to go on from.", HelpName = "file|MODEL", Required = true };
     private readonly Option<string?> _tokenizer = new("--tokenizer") { Description = "The tokeniser's folder (default: the model's own).", HelpName = "folder" };
@@ -44,7 +45,8 @@ internal sealed partial class TrainCommand : EspalierCommand
             "espalier train --config resnet20.json --data uoft-cs/cifar10:train --augment cifar --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --out ./net",
             "espalier train --config resnet20.json --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 4000 --sparse-training granet --set sparsity=0.9 --out ./net",
             "espalier train --config edsr.json --data ./photos --eval-data ./benchmark --batch 16 --lr 1e-4 --steps 20000 --augment flip --sparse-training issp --set sparsity=0.9 --out ./finer",
-            "espalier train --config ./net --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 1000 --method sms --set sparsity=0.95 --out ./soup")
+            "espalier train --config ./net --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 1000 --method sms --set sparsity=0.95 --out ./soup",
+            "espalier train --config ./net --data uoft-cs/cifar10:train --batch 128 --optimizer sgd --momentum 0.9 --lr 0.1 --steps 1000 --method sms --workers 4 --memory-limit 12GiB --out ./soup")
     {
         foreach (Option option in new Option[] { _config, _tokenizer, _data, _evalData, _evalWindows, _batch, _length, _augment })
         {
@@ -56,7 +58,7 @@ internal sealed partial class TrainCommand : EspalierCommand
             Add(option);
         }
 
-        foreach (Option option in new Option[] { _sparse, _method, _set, _seed, _stopAfter, _resume, _type, _out })
+        foreach (Option option in new Option[] { _sparse, _method, _set, _workers, _memoryLimit, _workFolder, _seed, _stopAfter, _resume, _type, _out })
         {
             Add(option);
         }
@@ -70,7 +72,9 @@ internal sealed partial class TrainCommand : EspalierCommand
         _words.Read(parsed);
         _ = Sparse(parsed);
         IOptimizerMethod? optimizer = _words.Optimizer(parsed);
-        EspalierException.Require(Method(parsed) is null || optimizer is null, "--method runs its own trainings with adamw, sgd or mfac; give one of these as --optimizer.");
+        IVisionMethod? method = Method(parsed);
+        _ = Workers(parsed, method, "", null);
+        EspalierException.Require(method is null || optimizer is null, "--method runs its own trainings with adamw, sgd or mfac; give one of these as --optimizer.");
     }
 
     protected override async Task<int> RunAsync(ParseResult parsed, CommandContext context, CancellationToken cancellation)
@@ -81,15 +85,17 @@ internal sealed partial class TrainCommand : EspalierCommand
         IVisionMethod? method = Method(parsed);
         string output = Path.GetFullPath(parsed.GetRequiredValue(_out)), state = Path.Combine(output, StateFolderName);
         bool resume = parsed.GetValue(_resume);
-        EspalierException.Require(resume || !TrainingStates.Any(state), $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
-        EspalierException.Require(!resume || TrainingStates.Any(state), $"{output} holds no unfinished training to go on with; leave --resume out.");
+        WorkerOptions? workers = Workers(parsed, method, state, context);
+        bool begun = TrainingStates.Any(state) || WorkerCrew.HasJobs(workers?.Folder ?? Path.Combine(state, WorkFolderName));
+        EspalierException.Require(resume || !begun, $"{output} holds an unfinished training; add --resume to go on with it, or delete {state} to start over.");
+        EspalierException.Require(!resume || begun, $"{output} holds no unfinished training to go on with; leave --resume out.");
 
         string? start = await StartAsync(parsed.GetRequiredValue(_config), context, cancellation).ConfigureAwait(false);
         string config = parsed.GetRequiredValue(_config);
         if (method is not null)
         {
             EspalierException.Require(start is not null && VisionConfig.IsVision(start), "--method works on a trained vision net; give its folder or hub id as --config.");
-            return RunMethod(method, parsed, options, start, output, state, context, cancellation);
+            return RunMethod(method, parsed, options, start, output, state, context, workers, cancellation);
         }
 
         if (start is null ? VisionConfig.IsVisionFile(config) : VisionConfig.IsVision(start))

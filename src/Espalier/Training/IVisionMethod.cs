@@ -2,6 +2,7 @@ using Espalier.Data;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Sparsity;
+using Espalier.Training.Jobs;
 using static TorchSharp.torch;
 
 namespace Espalier.Training;
@@ -9,6 +10,9 @@ namespace Espalier.Training;
 /// <summary>A system that makes another net of a trained one with the help of images: prunes and retrains it, merges copies, studies it. It trains through the one loop.</summary>
 public interface IVisionMethod
 {
+    /// <summary>Whether it has trainings that do not depend on each other, which <see cref="VisionMethodContext.Crew"/> does. Default false.</summary>
+    bool UsesCrew => false;
+
     /// <summary>Throws where its options do not fit the net or the training; asked before images are read.</summary>
     /// <param name="model">The trained net.</param>
     /// <param name="options">How it trains.</param>
@@ -53,6 +57,9 @@ public sealed record VisionMethodContext
     /// <summary>Where the states of the method's trainings are kept, so that it can be stopped and go on; null (default) keeps none.</summary>
     public TrainingStates? States { get; init; }
 
+    /// <summary>Who does trainings that do not depend on each other. Default this process, one after the other.</summary>
+    public ITrainingCrew Crew { get; init; } = OneAfterTheOther.Instance;
+
     /// <summary>Where progress and warnings are told.</summary>
     public IProgressSink Progress { get; init; } = SilentProgress.Instance;
 
@@ -73,7 +80,24 @@ public sealed record VisionMethodContext
     public TrainingResult Train(
         VisionModel net, Seed seed, IReadOnlyDictionary<string, Tensor>? masks = null, TrainingOptions? options = null, IReadOnlyList<double>? rates = null,
         ImageTensors? images = null, CancellationToken cancellation = default) =>
-        (Training(seed, options) with { Schedule = rates is null ? null : step => rates[(int)step] }).Run(net, images ?? Images, masks, cancellation);
+        Job(net, seed, masks, options, rates, images).Run(States?.Next(), Progress, cancellation);
+
+    /// <summary>The same training as a job for <see cref="Crew"/>.</summary>
+    /// <param name="net">The net, which the job owns.</param>
+    /// <param name="seed">The seed of order and augmentation.</param>
+    /// <param name="masks">Keep masks by weight name.</param>
+    /// <param name="options">Other options than <see cref="Options"/>.</param>
+    /// <param name="rates">The learning rate of every step, in place of the schedule.</param>
+    /// <param name="images">Other images than <see cref="Images"/>.</param>
+    public TrainingJob Job(
+        VisionModel net, Seed seed, IReadOnlyDictionary<string, Tensor>? masks = null, TrainingOptions? options = null, IReadOnlyList<double>? rates = null, ImageTensors? images = null) =>
+        new(net, images ?? Images, options ?? Options) { Masks = masks, Rates = rates, Seed = seed, Batch = Batch, Augmentation = Augmentation };
+
+    /// <summary>Has <see cref="Crew"/> do trainings that do not depend on each other.</summary>
+    /// <param name="jobs">The trainings; each is asked for only when there is a place for it.</param>
+    /// <param name="cancellation">Ends the work early.</param>
+    /// <returns>The trained nets in order; the caller disposes them.</returns>
+    public IEnumerable<VisionModel> TrainAll(IEnumerable<TrainingJob> jobs, CancellationToken cancellation = default) => Crew.Train(jobs, States, Progress, cancellation);
 
     /// <summary>Batches of the training images for measuring, in the data set's order.</summary>
     /// <param name="images">Other images than <see cref="Images"/>.</param>

@@ -112,6 +112,33 @@ public sealed class VisionCommandTests
     }
 
     [Fact]
+    public async Task A_soup_is_made_by_workers_under_a_memory_limit_and_a_work_folder_is_left_empty()
+    {
+        int threads = TorchSharp.torch.get_num_threads();
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(folder["config.json"], Config);
+        WriteImages(folder, 48);
+        string[] data = ["--data", $"{folder.Path}:train", "--batch", "8", "--lr", "0.05", "--steps", "6", "--threads", "1", "--json"];
+        (await Tool.RunAsync(["train", "--config", folder["config.json"], "--out", folder["net"], .. data])).Code.ShouldBe(ExitCode.Success);
+        string[] soup = ["train", "--config", folder["net"], "--method", "sms", "--set", "sparsity=0.5", "--set", "models=3", .. data];
+        (await Tool.RunAsync([.. soup, "--out", folder["here"]])).Code.ShouldBe(ExitCode.Success);
+        Tool apart = await Tool.RunAsync([.. soup, "--workers", "2", "--memory-limit", "8GiB", "--work-folder", folder["work"], "--out", folder["apart"]]);
+        apart.Code.ShouldBe(ExitCode.Success, apart.Error);
+        File.ReadAllBytes(Path.Combine(folder["apart"], "model.safetensors")).ShouldBe(File.ReadAllBytes(Path.Combine(folder["here"], "model.safetensors")));
+        Directory.EnumerateFileSystemEntries(folder["work"]).Select(Path.GetFileName).Order(StringComparer.Ordinal).ShouldBe(["espalier-work.json", "run.lock"]);
+        Directory.Exists(Path.Combine(folder["apart"], "training-state")).ShouldBeFalse();
+
+        (await Tool.RunAsync("work", folder["work"], "--json")).Result.GetProperty("trained").GetInt32().ShouldBe(0);
+        (await Tool.RunAsync("work", folder["net"])).Error.ShouldContain("no folder of trainings");
+        (await Tool.RunAsync("work", folder["work"], "--wait", "-1")).Error.ShouldContain("--wait -1");
+        (await Tool.RunAsync([.. soup, "--memory-limit", "1GiB", "--out", folder["none"]])).Error.ShouldContain("add --workers N");
+        (await Tool.RunAsync([.. soup, "--workers", "2", "--memory-limit", "much", "--out", folder["none"]])).Error.ShouldContain("'much' is no size");
+        (await Tool.RunAsync(["train", "--config", folder["net"], "--workers", "2", "--out", folder["none"], .. data])).Error.ShouldContain("--method sms or oracle");
+        (await Tool.RunAsync([.. soup, "--workers", "2", "--work-folder", folder["config.json"], "--out", folder["none"]])).Code.ShouldBe(ExitCode.UserError);
+        TorchSharp.torch.set_num_threads(threads);
+    }
+
+    [Fact]
     public async Task A_method_makes_another_net_of_a_trained_one()
     {
         using var folder = new TemporaryFolder();

@@ -5,6 +5,7 @@ using Espalier.Methods.Retraining;
 using Espalier.Models.Vision;
 using Espalier.Runtime;
 using Espalier.Training;
+using Espalier.Training.Jobs;
 using static TorchSharp.torch;
 
 namespace Espalier.Methods.Merging;
@@ -92,6 +93,9 @@ public sealed partial record Sms : IVisionMethod
     }
 
     /// <inheritdoc/>
+    public bool UsesCrew => true;
+
+    /// <inheritdoc/>
     public void Check(VisionModel model, TrainingOptions options)
     {
         EspalierException.Require(Vary is SoupVariation.PrunedSeed == Values is null, Values is null
@@ -124,10 +128,15 @@ public sealed partial record Sms : IVisionMethod
             try
             {
                 double dropped = MagnitudePruning.Prune(net, masks, share, Selector, new Seed(context.Seed.For($"pruning of phase {phase}")));
-                for (int i = 0; i < Models; i++)
+                int now = phase;
+                IEnumerable<TrainingJob> jobs = Enumerable.Range(0, Models).Select(i =>
                 {
-                    context.Progress.Say($"Phase {phase} of {Phases}: model {i + 1} of {Models}.");
-                    members.Add(Retrain(net, masks, context, train, phase, i, share, dropped, cancellation));
+                    context.Progress.Say($"Phase {now} of {Phases}: model {i + 1} of {Models}.");
+                    return Job(net, masks, context, train, now, i, share, dropped);
+                });
+                foreach (VisionModel member in context.TrainAll(jobs, cancellation))
+                {
+                    members.Add(member);
                 }
 
                 foreach ((string name, double value) in Measure(members, context))
@@ -153,7 +162,7 @@ public sealed partial record Sms : IVisionMethod
         return new VisionMethodResult(net, VisionMethodResult.Pack(masks), figures);
     }
 
-    /// <summary>Retrains a copy of a pruned net.</summary>
+    /// <summary>The retraining of a copy of a pruned net.</summary>
     /// <param name="pruned">The net, masks applied; it stays as it is.</param>
     /// <param name="masks">Its keep masks by weight name.</param>
     /// <param name="context">What training needs.</param>
@@ -162,24 +171,11 @@ public sealed partial record Sms : IVisionMethod
     /// <param name="member">The copy, from 0: part of the seed.</param>
     /// <param name="share">The share of the remaining weights that was pruned.</param>
     /// <param name="dropped">The norm of the pruned weights over that of all parameters before.</param>
-    /// <param name="cancellation">Ends the work early.</param>
-    /// <returns>The copy; the caller disposes it.</returns>
-    public VisionModel Retrain(
-        VisionModel pruned, IReadOnlyDictionary<string, Tensor> masks, VisionMethodContext context, ImageTensors train, int phase, int member, double share, double dropped, CancellationToken cancellation)
+    public TrainingJob Job(VisionModel pruned, IReadOnlyDictionary<string, Tensor> masks, VisionMethodContext context, ImageTensors train, int phase, int member, double share, double dropped)
     {
-        VisionModel copy = pruned.Clone();
-        try
-        {
-            int dense = DenseRates?.Count ?? context.Options.Steps;
-            (TrainingOptions options, RetrainingRates rates) = Member(member, context.Options, new PruningDrop(dropped, share, (double)context.Options.Steps / dense));
-            context.Train(copy, new Seed(context.Seed.For($"phase {phase}, model {member}")), masks, options, rates.Values, train, cancellation);
-            return copy;
-        }
-        catch
-        {
-            copy.Dispose();
-            throw;
-        }
+        int dense = DenseRates?.Count ?? context.Options.Steps;
+        (TrainingOptions options, RetrainingRates rates) = Member(member, context.Options, new PruningDrop(dropped, share, (double)context.Options.Steps / dense));
+        return context.Job(pruned.Clone(), new Seed(context.Seed.For($"phase {phase}, model {member}")), masks, options, rates.Values, train);
     }
 
     /// <summary>Merges the copies of a phase and recalibrates the batch norms of what comes out.</summary>

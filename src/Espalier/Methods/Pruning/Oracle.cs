@@ -11,6 +11,7 @@ using Espalier.Models.Vision;
 using Espalier.Reporting;
 using Espalier.Runtime;
 using Espalier.Training;
+using Espalier.Training.Jobs;
 
 namespace Espalier.Methods.Pruning;
 
@@ -42,6 +43,9 @@ public sealed partial record Oracle : IVisionMethod
     public int Repeats { get; init => field = OptionCheck.Checked(value, value >= 1, Slug, "number of repeats", "at least 1"); } = 3;
 
     /// <inheritdoc/>
+    public bool UsesCrew => true;
+
+    /// <inheritdoc/>
     public void Check(VisionModel model, TrainingOptions options)
     {
         options.Validate();
@@ -68,14 +72,20 @@ public sealed partial record Oracle : IVisionMethod
         int known = runs.Count;
         using IProgressTask task = context.Progress.Begin("retraining choices", (long)choices.Choices.Count * Repeats, "run");
         task.Advance(known);
-        for (int i = known; i < choices.Choices.Count * Repeats; i++)
+        double[] scores = [.. runs.Take(choices.Choices.Count).Select(r => r.Score), .. Enumerable.Repeat(double.NaN, Math.Max(0, choices.Choices.Count - known))];
+        IEnumerable<TrainingJob> jobs = Enumerable.Range(known, (choices.Choices.Count * Repeats) - known).Select(i =>
         {
             (int repeat, int choice) = (i / choices.Choices.Count, i % choices.Choices.Count);
-            using VisionModel net = Remove(context.Model, choices.Choices[choice]);
-            double score = repeat == 0 ? ImageAccuracy.Evaluate(net, context.Images, cancellation: cancellation).Loss : runs[choice].Score;
-            Retrain(net, context, repeat, cancellation);
+            VisionModel net = Remove(context.Model, choices.Choices[choice]);
+            scores[choice] = repeat == 0 ? ImageAccuracy.Evaluate(net, context.Images, cancellation: cancellation).Loss : scores[choice];
+            return Retraining(net, context, repeat);
+        });
+        foreach (VisionModel retrained in Alone(context).TrainAll(jobs, cancellation))
+        {
+            using VisionModel net = retrained;
+            int choice = runs.Count % choices.Choices.Count;
             ImageAccuracyResult end = ImageAccuracy.Evaluate(net, context.Test, cancellation: cancellation);
-            runs.Add(new OracleRun(choice, score, end.Loss, end.Top1));
+            runs.Add(new OracleRun(choice, scores[choice], end.Loss, end.Top1));
             if (path is not null)
             {
                 AtomicFile.WriteText(path, JsonSerializer.Serialize(runs));
@@ -135,23 +145,16 @@ public sealed partial record Oracle : IVisionMethod
 
         Write(context, choices, verdict, figures);
         VisionModel best = Remove(context.Model, choices.Choices[(int)verdict.Best.Combination]);
-        try
-        {
-            Retrain(best, context, 0, cancellation);
-            return new VisionMethodResult(best, new Dictionary<string, Sparsity.SparsityMask>(), figures);
-        }
-        catch
-        {
-            best.Dispose();
-            throw;
-        }
+        return new VisionMethodResult(Alone(context).TrainAll([Retraining(best, context, 0)], cancellation).Single(), new Dictionary<string, Sparsity.SparsityMask>(), figures);
     }
 
     private VisionModel Remove(VisionModel model, int[][] choice) =>
         model.Cut(GroupsOf(model).Zip(choice).ToDictionary(p => p.First.Owner, p => (IReadOnlyCollection<int>)p.Second));
 
-    private static void Retrain(VisionModel net, VisionMethodContext context, int repeat, CancellationToken cancellation) =>
-        (context with { Progress = SilentProgress.Instance, States = null }).Train(net, new Seed(context.Seed.For($"retraining {repeat}")), cancellation: cancellation);
+    private static TrainingJob Retraining(VisionModel net, VisionMethodContext context, int repeat) => context.Job(net, new Seed(context.Seed.For($"retraining {repeat}")));
+
+    // The file of runs is what a stopped study goes on from.
+    private static VisionMethodContext Alone(VisionMethodContext context) => context with { Progress = SilentProgress.Instance, States = null };
 
     private IReadOnlyList<CoupledGroup> GroupsOf(VisionModel model) => Layers is null
         ? [.. model.Groups.Take(1)]

@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 
-namespace Espalier.Runs;
+namespace Espalier.Runtime;
 
 /// <summary>Tells a process from every other that has or had its number.</summary>
 /// <remarks>Home: machine, boot and (Linux) process space, so that containers that share a store are not taken for each other. Start: when the process began.</remarks>
