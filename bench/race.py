@@ -113,7 +113,7 @@ TORCH = python_with_torch()
 def hold_to_avx2():
     """From here on every contender computes as on a processor with AVX2 and no more. llama.cpp takes the best of its builds in a folder: it gets one without the better ones."""
     global LLAMA
-    os.environ.update(AVX2)
+    os.environ.update(AVX2, RACE_AVX2="1")
     folder = LLAMA + "-avx2"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(LLAMA, folder, copy_function=os.link, symlinks=True)

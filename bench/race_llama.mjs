@@ -11,7 +11,7 @@ import { readFileSync } from "node:fs";
 const [folder, file] = process.argv.slice(2);
 const { getLlama, LlamaLogLevel } = await import(pathToFileURL(join(folder, "node_modules/node-llama-cpp/dist/index.js")));
 const llama = await getLlama({ gpu: false, build: "never", logLevel: LlamaLogLevel.error, maxThreads: 0 });
-if (process.env.DOTNET_EnableAVX512 === "0" && /AVX512 = 1|AVX_VNNI = 1/.test(llama.systemInfo)) throw new Error(`llama.cpp was to be held to AVX2: ${llama.systemInfo}`);
+if (process.env.RACE_AVX2 === "1" && /AVX512 = 1|AVX_VNNI = 1/.test(llama.systemInfo)) throw new Error(`llama.cpp was to be held to AVX2: ${llama.systemInfo}`);
 const model = await llama.loadModel({ modelPath: file, useMmap: true });
 const context = await model.createContext({ contextSize: 1024, batchSize: 512, sequences: 1, threads: 1 });
 const bare = context._ctx, vocabulary = model.fileInfo.metadata.tokenizer.ggml.tokens?.length ?? 4096;

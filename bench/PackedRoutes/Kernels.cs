@@ -6,7 +6,9 @@ namespace Espalier.PackedRoutes;
 /// <summary>The kernels as they are built in: every set, code and type on one thread, in cache and, when asked for, from memory.</summary>
 internal static class Kernels
 {
-    private static readonly int Rows = int.Parse(Environment.GetEnvironmentVariable("BENCH_ROWS") ?? "256"), Columns = int.Parse(Environment.GetEnvironmentVariable("BENCH_COLUMNS") ?? "2048"); private const int Copies = 100;
+    private static readonly int Rows = int.Parse(Environment.GetEnvironmentVariable("BENCH_ROWS") ?? "256"),
+        Columns = int.Parse(Environment.GetEnvironmentVariable("BENCH_COLUMNS") ?? "2048");
+    private const long MemoryBytes = 512 << 20; // more than any cache holds
 
     /// <param name="only">The word for a set; null for all.</param>
     /// <param name="memory">Whether to measure from memory too, which takes a while to prepare.</param>
@@ -34,7 +36,7 @@ internal static class Kernels
         string large = "";
         if (memory)
         {
-            PackedMatrix[] copies = [.. Enumerable.Range(0, Copies).AsParallel().Select(_ => Matrix(Rows, code, type))];
+            PackedMatrix[] copies = [.. Enumerable.Range(0, (int)(MemoryBytes / packed.StoredBytes) + 1).AsParallel().Select(_ => Matrix(Rows, code, type))];
             large = $"   from memory {Best(product, copies, 1),6:0.0}";
             Array.ForEach(copies, c => c.Dispose());
         }

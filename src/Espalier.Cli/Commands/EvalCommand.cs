@@ -22,7 +22,7 @@ internal sealed class EvalCommand : EspalierCommand
     private const int LongestContext = 4096;
 
     private readonly Argument<string?> _model = new("MODEL") { Description = "A model's folder or a hub id; --tasks list needs none.", Arity = ArgumentArity.ZeroOrOne };
-    private readonly Option<string?> _data = new("--data") { Description = $"Measures perplexity on this text: {Inputs.DataForms}. A vision net: its accuracy on these images, {VisionWords.DataForms}.", HelpName = "data" };
+    private readonly Option<string?> _data = new("--data") { Description = $"Measures perplexity on this text: {Inputs.DataForms}. A vision net: its accuracy on these images, {VisionWords.AnyDataForms}.", HelpName = "data" };
     private readonly Option<int> _windows = new("--windows") { Description = "The most windows; 0 takes all.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<int?> _contextLength = new("--context") { Description = "Tokens per window (default: the model's context, at most 4096).", HelpName = "N" };
     private readonly Option<string?> _tasks = new("--tasks") { Description = "Multiple-choice tasks, with commas between; \"list\" prints those there are.", HelpName = "names" };

@@ -22,7 +22,7 @@ internal sealed partial class TrainCommand : EspalierCommand
 
     private readonly Option<string> _config = new("--config") { Description = "A config.json to start from random weights, or a model (folder or hub id) to go on from.", HelpName = "file|MODEL", Required = true };
     private readonly Option<string?> _tokenizer = new("--tokenizer") { Description = "The tokeniser's folder (default: the model's own).", HelpName = "folder" };
-    private readonly Option<string[]> _data = new("--data") { Description = $"The training text: {Inputs.DataForms}; may be given several times. For a vision net the images, once: {VisionWords.DataForms}.", HelpName = "data", Required = true };
+    private readonly Option<string[]> _data = new("--data") { Description = $"The training text: {Inputs.DataForms}; may be given several times. For a vision net the images, once: {VisionWords.AnyDataForms}.", HelpName = "data", Required = true };
     private readonly Option<string?> _evalData = new("--eval-data") { Description = "Text to measure perplexity on at the end, or images to measure accuracy on (super-resolution: the signal-to-noise ratio).", HelpName = "data" };
     private readonly Option<int> _evalWindows = new("--eval-windows") { Description = "The most evaluation windows; 0 takes all.", HelpName = "N", DefaultValueFactory = _ => 0 };
     private readonly Option<string> _out = new("--out", "-o") { Description = "The output folder.", HelpName = "folder", Required = true };

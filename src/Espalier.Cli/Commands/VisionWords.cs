@@ -17,7 +17,10 @@ namespace Espalier.Cli.Commands;
 internal static class VisionWords
 {
     /// <summary>What <c>--data</c> options say of images.</summary>
-    public const string DataForms = "parquet files, idx files, a folder for each class (for super-resolution a folder of images), or a hub id as ID:SPLIT";
+    public const string DataForms = "parquet files, idx files, a folder for each class, or a hub id as ID:SPLIT";
+
+    /// <summary>Where images with or without classes come from, for help texts.</summary>
+    public const string AnyDataForms = DataForms + "; for super-resolution a folder of images";
 
     private const int DeadImages = 1000;
 

@@ -40,6 +40,25 @@ public sealed class KernelAdapterCommandTests
     }
 
     [Fact]
+    public async Task Tasks_are_scored_with_a_kernel_adapter_beside_the_model()
+    {
+        using var folder = new TemporaryFolder();
+        Tool adapted = await Tool.RunAsync(["adapt", Model, "--method", "snnk", "--targets", "o_proj,down_proj", "--set", "train=norms", "--out", folder["s"], .. Short]);
+        adapted.Code.ShouldBe(ExitCode.Success, adapted.Error);
+        string[] sentences = [.. File.ReadAllText(Text).Split(". ").Where(t => t.Length is > 40 and < 120).Take(61)];
+        File.WriteAllLines(folder["piqa.jsonl"], Enumerable.Range(0, 60).Select(i => JsonSerializer.Serialize(new { goal = sentences[i][..20], sol1 = sentences[i][20..], sol2 = sentences[i + 1][20..], label = 0 })));
+        string[] eval = ["eval", Model, "--tasks", "piqa", "--task-data", $"piqa={folder["piqa.jsonl"]}", "--json"];
+        double plain = Accuracy(await Tool.RunAsync(eval)), beside = Accuracy(await Tool.RunAsync([.. eval, "--adapter", folder["s"]]));
+        beside.ShouldNotBe(plain);
+
+        static double Accuracy(Tool tool)
+        {
+            tool.Code.ShouldBe(ExitCode.Success, tool.Error);
+            return tool.Result.GetProperty("results").GetProperty("piqa").GetProperty("acc,none").GetDouble();
+        }
+    }
+
+    [Fact]
     public async Task A_vision_net_is_measured_with_a_kernel_adapter_beside_it()
     {
         using var folder = new TemporaryFolder();

@@ -11,7 +11,7 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
     // The scales of a chunk, and its opened bytes with what is stored beyond the last.
     private const int Room = BlockScales.Chunk * 2, Opened = (BlockScales.Chunk * RowCodec.Block) + 64;
 
-    private static readonly byte* OneWords = Constants256.Keep(i => 1 - (i % 2));
+    private static readonly byte* OneWords = Constants.Keep(32, i => 1 - (i % 2));
 
     [SkipLocalsInit]
     public override void Rows(in RowSet rows, int first, int end)
@@ -55,7 +55,7 @@ internal sealed unsafe class Avx2IntegerKernel<TWeights> : RowKernel
         for (int i = first; i < end; i += 2)
         {
             int a = rows.Row(i), b = rows.Row(Math.Min(i + 1, end - 1));
-            byte* place0 = rows.At(a), place1 = rows.At(b), next = rows.Ahead(i + 2, end), v0 = Values(place0, x.Blocks), v1 = Values(place1, x.Blocks);
+            byte* place0 = rows.At(a), place1 = rows.At(b), next = rows.Ahead(i + 2, end) + ReadAhead.Lead, v0 = Values(place0, x.Blocks), v1 = Values(place1, x.Blocks);
             ushort* stored0 = (ushort*)(place0 + x.Blocks * (long)TWeights.PlaceBytes), stored1 = (ushort*)(place1 + x.Blocks * (long)TWeights.PlaceBytes);
             Vector256<float> sum0 = default, sum1 = default;
             for (int start = 0; start < x.Blocks; start += BlockScales.Chunk)

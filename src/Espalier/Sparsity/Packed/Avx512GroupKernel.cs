@@ -11,7 +11,7 @@ namespace Espalier.Sparsity.Packed;
 internal sealed class Avx512GroupKernel<TWeights> : Avx512IntegerKernel<TWeights>
     where TWeights : struct, IGroups512<TWeights>
 {
-    private static readonly unsafe sbyte* Eights = (sbyte*)Constants512.Keep(_ => 8);
+    private static readonly unsafe sbyte* Eights = (sbyte*)Constants.Keep(64, _ => 8);
 
     [SkipLocalsInit]
     public override unsafe void Rows(in RowSet rows, int first, int end)
@@ -33,7 +33,7 @@ internal sealed class Avx512GroupKernel<TWeights> : Avx512IntegerKernel<TWeights
         for (int i = first; i < end; i += 2)
         {
             int a = rows.Row(i), b = rows.Row(Math.Min(i + 1, end - 1));
-            byte* place0 = rows.At(a), place1 = rows.At(b), next = rows.Ahead(i + 2, end), v0 = Values(place0, x.Blocks), v1 = Values(place1, x.Blocks);
+            byte* place0 = rows.At(a), place1 = rows.At(b), next = rows.Ahead(i + 2, end) + ReadAhead.Lead, v0 = Values(place0, x.Blocks), v1 = Values(place1, x.Blocks);
             ushort* stored0 = (ushort*)(place0 + x.Blocks * (long)TwoOfFour.BlockBytes), stored1 = (ushort*)(place1 + x.Blocks * (long)TwoOfFour.BlockBytes);
             sbyte* codes = x.Codes;
             Vector512<float> sum0 = default, sum1 = default;
@@ -72,8 +72,8 @@ internal sealed class Avx512GroupKernel<TWeights> : Avx512IntegerKernel<TWeights
                 }
             }
 
-            rows.Output[a] = Constants512.Sum(sum0) * rows.Scales[a];
-            rows.Output[b] = Constants512.Sum(sum1) * rows.Scales[b];
+            rows.Output[a] = Lanes512.Sum(sum0) * rows.Scales[a];
+            rows.Output[b] = Lanes512.Sum(sum1) * rows.Scales[b];
         }
     }
 

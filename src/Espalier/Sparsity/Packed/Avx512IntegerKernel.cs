@@ -14,10 +14,10 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
     private const int Room = BlockScales.Chunk * 2;
 
     /// <summary>Ones of 16 bits.</summary>
-    protected static readonly unsafe byte* Ones = Constants512.Keep(i => 1 - (i % 2));
+    protected static readonly unsafe byte* Ones = Constants.Keep(64, i => 1 - (i % 2));
 
     /// <summary>The first of two scales for the lower half of a vector, the second for the upper.</summary>
-    protected static readonly unsafe byte* Halves = Constants512.Keep(i => i >= 32 && i % 4 == 0 ? 1 : 0);
+    protected static readonly unsafe byte* Halves = Constants.Keep(64, i => i >= 32 && i % 4 == 0 ? 1 : 0);
 
     [SkipLocalsInit]
     public override unsafe void Rows(in RowSet rows, int first, int end)
@@ -59,7 +59,7 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
         for (int i = first; i < end; i += 2)
         {
             int a = rows.Row(i), b = rows.Row(Math.Min(i + 1, end - 1));
-            byte* place0 = rows.At(a), place1 = rows.At(b), next = rows.Ahead(i + 2, end), v0 = Values(place0, x.Blocks), v1 = Values(place1, x.Blocks);
+            byte* place0 = rows.At(a), place1 = rows.At(b), next = rows.Ahead(i + 2, end) + ReadAhead.Lead, v0 = Values(place0, x.Blocks), v1 = Values(place1, x.Blocks);
             ushort* stored0 = (ushort*)(place0 + x.Blocks * (long)TWeights.PlaceBytes), stored1 = (ushort*)(place1 + x.Blocks * (long)TWeights.PlaceBytes);
             Vector512<float> sum0 = default, sum1 = default;
             for (int start = 0; start < x.Blocks; start += BlockScales.Chunk)
@@ -91,8 +91,8 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
                 }
             }
 
-            rows.Output[a] = Constants512.Sum(sum0) * rows.Scales[a];
-            rows.Output[b] = Constants512.Sum(sum1) * rows.Scales[b];
+            rows.Output[a] = Lanes512.Sum(sum0) * rows.Scales[a];
+            rows.Output[b] = Lanes512.Sum(sum1) * rows.Scales[b];
         }
     }
 
@@ -114,10 +114,10 @@ internal class Avx512IntegerKernel<TWeights> : RowKernel
         }
 
         values = v;
-        products[0] += Constants512.Sum(sum0);
-        products[1] += Constants512.Sum(sum1);
-        products[2] += Constants512.Sum(sum2);
-        products[3] += Constants512.Sum(sum3);
+        products[0] += Lanes512.Sum(sum0);
+        products[1] += Lanes512.Sum(sum1);
+        products[2] += Lanes512.Sum(sum2);
+        products[3] += Lanes512.Sum(sum3);
     }
 
     protected override unsafe void ExpandBlocks(byte* row, float scale, int blocks, float* to, float* last)

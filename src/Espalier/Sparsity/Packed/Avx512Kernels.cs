@@ -1,37 +1,13 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
 namespace Espalier.Sparsity.Packed;
 
-/// <summary>
-/// Vectors of constants in memory. The compiler would build a constant anew in each turn of a loop, which costs a load each time; what
-/// was loaded before the loop stays in a register.
-/// </summary>
-internal static unsafe class Constants512
+/// <summary>What .NET lacks for 64-byte vectors.</summary>
+internal static class Lanes512
 {
-    /// <summary>Keeps a vector; the memory is never given back.</summary>
-    public static byte* Keep(Vector512<byte> vector)
-    {
-        byte* memory = (byte*)NativeMemory.AlignedAlloc(64, 64);
-        vector.Store(memory);
-        return memory;
-    }
-
-    /// <summary>Keeps a vector, byte by byte.</summary>
-    public static byte* Keep(Func<int, int> at)
-    {
-        Span<byte> bytes = stackalloc byte[64];
-        for (int i = 0; i < 64; i++)
-        {
-            bytes[i] = (byte)at(i);
-        }
-
-        return Keep(Vector512.Create<byte>(bytes));
-    }
-
     /// <summary>The sum of all lanes, folded in halves.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float Sum(Vector512<float> lanes)
@@ -45,7 +21,7 @@ internal static unsafe class Constants512
 internal readonly unsafe struct Bits512
 {
     // Element e of lane L gets the eight bits that end with bit 8 L + e (bytes) or 4 L + e (16-bit elements).
-    private static readonly byte* ByBytes = Constants512.Keep(i => (i + 57) & 63), ByWords = Constants512.Keep(i => ((i / 2) + 57) & 63);
+    private static readonly byte* ByBytes = Constants.Keep(64, i => (i + 57) & 63), ByWords = Constants.Keep(64, i => ((i / 2) + 57) & 63);
 
     private readonly Vector512<byte> shifts;
 
@@ -90,7 +66,7 @@ internal unsafe interface IPlaces512<TSelf>
 /// <summary>By a bit mask: values are expanded in a register (VBMI2, AVX-512F).</summary>
 internal readonly unsafe struct Masks512 : IPlaces512<Masks512>
 {
-    private static readonly byte* Columns = Constants512.Keep(Vector512.Create(1u, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768).AsByte());
+    private static readonly byte* Columns = Constants.Keep(Vector512.Create(1u, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768).AsByte());
 
     private readonly Bits512 words;
     private readonly Vector512<uint> columns;
@@ -165,7 +141,7 @@ internal sealed unsafe class Avx512FloatKernel<TPlaces> : PairKernel
             sum1 = Avx512F.FusedMultiplyAdd(places.Floats(second, ref v1), at, sum1);
         }
 
-        return (Constants512.Sum(sum0), Constants512.Sum(sum1));
+        return (Lanes512.Sum(sum0), Lanes512.Sum(sum1));
     }
 
     public override void Four(byte* row, int columns, PackedInput input, int from, float* products)
@@ -184,7 +160,7 @@ internal sealed unsafe class Avx512FloatKernel<TPlaces> : PairKernel
             sum3 = Avx512F.FusedMultiplyAdd(w, Vector512.Load(x3 + j), sum3);
         }
 
-        (products[0], products[1], products[2], products[3]) = (Constants512.Sum(sum0), Constants512.Sum(sum1), Constants512.Sum(sum2), Constants512.Sum(sum3));
+        (products[0], products[1], products[2], products[3]) = (Lanes512.Sum(sum0), Lanes512.Sum(sum1), Lanes512.Sum(sum2), Lanes512.Sum(sum3));
     }
 
     protected override void ExpandBlocks(byte* row, float scale, int blocks, float* to, float* last)
@@ -229,7 +205,7 @@ internal sealed unsafe class Avx512HalfKernel<THalves, TPlaces> : PairKernel
             }
         }
 
-        return (Constants512.Sum(even0 + odd0), Constants512.Sum(even1 + odd1));
+        return (Lanes512.Sum(even0 + odd0), Lanes512.Sum(even1 + odd1));
     }
 
     public override void Four(byte* row, int columns, PackedInput input, int from, float* products)
@@ -250,7 +226,7 @@ internal sealed unsafe class Avx512HalfKernel<THalves, TPlaces> : PairKernel
             sum3 = Add(even, odd, x3 + j, sum3);
         }
 
-        (products[0], products[1], products[2], products[3]) = (Constants512.Sum(sum0), Constants512.Sum(sum1), Constants512.Sum(sum2), Constants512.Sum(sum3));
+        (products[0], products[1], products[2], products[3]) = (Lanes512.Sum(sum0), Lanes512.Sum(sum1), Lanes512.Sum(sum2), Lanes512.Sum(sum3));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

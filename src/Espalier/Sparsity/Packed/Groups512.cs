@@ -21,8 +21,8 @@ internal unsafe interface IGroups512<TSelf> : IIntegers512<TSelf>
 /// </summary>
 internal readonly unsafe struct Columns512
 {
-    private static readonly byte* Bytes = Constants512.Keep(i => (12 * (i / 8) / 8) + (i % 8 % 2)), Shifts = Constants512.Keep(i => (12 * (i / 8) % 8) + (3 * (i % 8 / 2))),
-        Second = Constants512.Keep(i => i % 2 * 8), Table = Constants512.Keep(i => Column(i % 8, i % 16 / 8)), Base = Constants512.Keep(i => i / 2 * 4), Sevens = Constants512.Keep(_ => 7);
+    private static readonly byte* Bytes = Constants.Keep(64, i => (12 * (i / 8) / 8) + (i % 8 % 2)), Shifts = Constants.Keep(64, i => (12 * (i / 8) % 8) + (3 * (i % 8 / 2))),
+        Second = Constants.Keep(64, i => i % 2 * 8), Table = Constants.Keep(64, i => Column(i % 8, i % 16 / 8)), Base = Constants.Keep(64, i => i / 2 * 4), Sevens = Constants.Keep(64, _ => 7);
 
     private readonly Vector512<byte> bytes, shifts, second, table, first, seven;
 
@@ -53,8 +53,8 @@ internal readonly unsafe struct Columns512
 /// <summary>The same for the other way: a table makes of the three bits the values of columns.</summary>
 internal readonly unsafe struct Orders512
 {
-    private static readonly byte* Bytes = Constants512.Keep(i => (6 * (i / 8) / 8) + (i % 8 % 2)), Shifts = Constants512.Keep(i => (6 * (i / 8) % 8) + (3 * (i % 8 / 4))),
-        InGroup = Constants512.Keep(i => i % 4 * 8), Table = Constants512.Keep(i => i < 32 ? Order(i % 8, i / 8) : 0x80), Base = Constants512.Keep(i => i % 16 / 4 * 2), Sevens = Constants512.Keep(_ => 7);
+    private static readonly byte* Bytes = Constants.Keep(64, i => (6 * (i / 8) / 8) + (i % 8 % 2)), Shifts = Constants.Keep(64, i => (6 * (i / 8) % 8) + (3 * (i % 8 / 4))),
+        InGroup = Constants.Keep(64, i => i % 4 * 8), Table = Constants.Keep(64, i => i < 32 ? Order(i % 8, i / 8) : 0x80), Base = Constants.Keep(64, i => i % 16 / 4 * 2), Sevens = Constants.Keep(64, _ => 7);
 
     private readonly Vector512<byte> bytes, shifts, inGroup, table, first, seven;
 

@@ -1,6 +1,5 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
@@ -40,22 +39,6 @@ internal unsafe interface IIntegers256<TSelf>
     Vector256<sbyte> Take(byte* place, ref byte* values, out Vector256<sbyte> second);
 }
 
-/// <summary>Constants, kept in memory and loaded before a loop: the compiler would else read each anew in every turn, and there are few reads per cycle.</summary>
-internal static unsafe class Constants256
-{
-    /// <summary>Keeps a vector, byte by byte; the memory is never given back.</summary>
-    public static byte* Keep(Func<int, int> at)
-    {
-        byte* memory = (byte*)NativeMemory.AlignedAlloc(32, 32);
-        for (int i = 0; i < 32; i++)
-        {
-            memory[i] = (byte)at(i);
-        }
-
-        return memory;
-    }
-}
-
 /// <summary>4-bit values as bytes.</summary>
 internal static class Nibbles256
 {
@@ -72,8 +55,8 @@ internal static class Nibbles256
 /// </summary>
 internal readonly unsafe struct Masks64
 {
-    private static readonly byte* Bits = Constants256.Keep(i => 1 << (i % 8)), Bytes = Constants256.Keep(i => i / 8), Ones = Constants256.Keep(_ => 1),
-        NextFour = Constants256.Keep(i => i % 8 < 4 ? 0x80 : (i & 8) + 3), NextEight = Constants256.Keep(i => i % 16 < 8 ? 0x80 : 7);
+    private static readonly byte* Bits = Constants.Keep(32, i => 1 << (i % 8)), Bytes = Constants.Keep(32, i => i / 8), Ones = Constants.Keep(32, _ => 1),
+        NextFour = Constants.Keep(32, i => i % 8 < 4 ? 0x80 : (i & 8) + 3), NextEight = Constants.Keep(32, i => i % 16 < 8 ? 0x80 : 7);
 
     private readonly Vector256<byte> bits, bytes, nextFour, nextEight;
     private readonly Vector256<int> ones;
@@ -255,13 +238,13 @@ internal readonly unsafe struct DenseNibbles256 : IIntegers256<DenseNibbles256>
 internal readonly unsafe struct Groups32
 {
     // Each half of a vector holds all 16 values, of which it needs eight.
-    private static readonly byte* Shifts = Constants256.Keep(i => i % 4 == 0 ? i / 4 * 3 : 0), Firsts = Constants256.Keep(i => i / 4 * 2);
+    private static readonly byte* Shifts = Constants.Keep(32, i => i % 4 == 0 ? i / 4 * 3 : 0), Firsts = Constants.Keep(32, i => i / 4 * 2);
 
     /// <summary>Orders by code with 0x80, which brings 0, for what is not kept.</summary>
-    public static readonly byte* OrNothing = Constants256.Keep(i => Order(i / 4, i % 4, 0x80));
+    public static readonly byte* OrNothing = Constants.Keep(32, i => Order(i / 4, i % 4, 0x80));
 
     /// <summary>Orders with 8, which brings a value of the eight that a half does not need.</summary>
-    public static readonly byte* OrOther = Constants256.Keep(i => Order(i / 4, i % 4, 8));
+    public static readonly byte* OrOther = Constants.Keep(32, i => Order(i / 4, i % 4, 8));
 
     private readonly Vector256<uint> shifts, orders;
     private readonly Vector256<byte> firsts;

@@ -108,7 +108,7 @@ internal readonly unsafe struct DenseBytes512 : IIntegers512<DenseBytes512>
 /// <summary>Dense int4: lower halves of bytes are the first 32 columns.</summary>
 internal readonly unsafe struct DenseNibbles512 : IIntegers512<DenseNibbles512>
 {
-    private static readonly byte* Halves = Constants512.Keep(i => i % 8 == 0 && i >= 32 ? 4 : 0);
+    private static readonly byte* Halves = Constants.Keep(64, i => i % 8 == 0 && i >= 32 ? 4 : 0);
 
     private readonly Nibbles512 nibbles;
 
@@ -137,7 +137,7 @@ internal readonly unsafe struct DenseNibbles512 : IIntegers512<DenseNibbles512>
 /// <summary>2:4 int8, for several vectors and for dense rows; one vector has <see cref="Avx512GroupKernel{T}"/>.</summary>
 internal readonly unsafe struct GroupBytes512 : IGroups512<GroupBytes512>
 {
-    private static readonly byte* Eights = Constants512.Keep(Vector512.Create(0ul, 0, 1, 1, 2, 2, 3, 3).AsByte());
+    private static readonly byte* Eights = Constants.Keep(Vector512.Create(0ul, 0, 1, 1, 2, 2, 3, 3).AsByte());
 
     private readonly Orders512 orders;
     private readonly Vector512<ulong> eights;
@@ -172,10 +172,10 @@ internal readonly unsafe struct GroupBytes512 : IGroups512<GroupBytes512>
 /// <summary>2:4 int4: lower halves of a block's 16 bytes are its first 16 values.</summary>
 internal readonly unsafe struct GroupNibbles512 : IGroups512<GroupNibbles512>
 {
-    private static readonly byte* Pairs = Constants512.Keep(Vector512.Create(0ul, 1, 0, 1, 2, 3, 2, 3).AsByte()),
-        PairShifts = Constants512.Keep(Vector512.Create(0ul, 0, 4, 4, 0, 0, 4, 4).AsByte()),
-        Eights = Constants512.Keep(Vector512.Create(0ul, 0, 1, 1, 0, 0, 1, 1).AsByte()),
-        EightShifts = Constants512.Keep(Vector512.Create(0ul, 0, 0, 0, 4, 4, 4, 4).AsByte());
+    private static readonly byte* Pairs = Constants.Keep(Vector512.Create(0ul, 1, 0, 1, 2, 3, 2, 3).AsByte()),
+        PairShifts = Constants.Keep(Vector512.Create(0ul, 0, 4, 4, 0, 0, 4, 4).AsByte()),
+        Eights = Constants.Keep(Vector512.Create(0ul, 0, 1, 1, 0, 0, 1, 1).AsByte()),
+        EightShifts = Constants.Keep(Vector512.Create(0ul, 0, 0, 0, 4, 4, 4, 4).AsByte());
 
     private readonly Orders512 orders;
     private readonly Nibbles512 nibbles;
@@ -219,9 +219,9 @@ internal readonly unsafe struct GroupNibbles512 : IGroups512<GroupNibbles512>
 internal readonly unsafe struct Nibbles512
 {
     /// <summary>Multishift of eight 4-bit values out of the lower half of each lane.</summary>
-    public static readonly byte* Eights = Constants512.Keep(i => i % 8 * 4);
+    public static readonly byte* Eights = Constants.Keep(64, i => i % 8 * 4);
 
-    private static readonly byte* Fifteens = Constants512.Keep(_ => 15), AllEight = Constants512.Keep(_ => 8);
+    private static readonly byte* Fifteens = Constants.Keep(64, _ => 15), AllEight = Constants.Keep(64, _ => 8);
 
     private readonly Vector512<byte> fifteen;
 

@@ -6,6 +6,9 @@ namespace Espalier.Sparsity.Packed;
 /// <summary>Fetches what comes next. Rows are too short for the processor to read ahead by itself: it stops at the end of each and of each page.</summary>
 internal static unsafe class ReadAhead
 {
+    /// <summary>How many bytes behind the beginning of the next rows fetching begins: two short rows take less time than memory does to answer.</summary>
+    public const int Lead = 2048;
+
     /// <summary>Fetches cache lines, without a loop inside the loop.</summary>
     /// <param name="from">The first byte.</param>
     /// <param name="lines">How many: 1 to 4.</param>

@@ -56,7 +56,7 @@ internal abstract unsafe class PairKernel : RowKernel
                 ReadAhead.Range(ahead, rows.Ahead(i + 4, end));
             }
 
-            (float one, float two) = Pair(rows.At(a), rows.At(b), rows.X, ahead);
+            (float one, float two) = Pair(rows.At(a), rows.At(b), rows.X, ahead + ReadAhead.Lead);
             rows.Output[a] = one * rows.Scales[a];
             rows.Output[b] = two * rows.Scales[b];
         }
