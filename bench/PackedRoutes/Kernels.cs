@@ -12,15 +12,16 @@ internal static class Kernels
 
     /// <param name="only">The word for a set; null for all.</param>
     /// <param name="memory">Whether to measure from memory too, which takes a while to prepare.</param>
-    public static void Measure(string? only, bool memory)
+    /// <param name="type">The word for a type; null for all.</param>
+    public static void Measure(string? only, bool memory, string? type = null)
     {
         foreach (KernelSet set in PackedKernels.Supported.Where(s => only is null || PackedKernels.WordOf(s) == only))
         {
             foreach (MatrixCode code in Enum.GetValues<MatrixCode>())
             {
-                foreach (PackedType type in Enum.GetValues<PackedType>().Where(t => MatrixCodes.Has(code, t)))
+                foreach (PackedType values in Enum.GetValues<PackedType>().Where(t => MatrixCodes.Has(code, t) && (type is null || PackedTypes.WordOf(t) == type)))
                 {
-                    Measure(set, code, type, memory);
+                    Measure(set, code, values, memory);
                 }
             }
         }

@@ -4,7 +4,7 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using Espalier.PackedRoutes;
 
-// Weights per second of each route on one thread, best of many short runs: in cache (256 rows) and from memory. "kernels": only what is built in; "kernels avx2 memory": of one set, from memory too.
+// Weights per second of each route on one thread, best of many short runs: in cache (256 rows) and from memory. "kernels": only what is built in; "kernels avx2 memory": of one set, from memory too; "kernels avx2 memory bf16": of one type.
 if (args is ["check"])
 {
     return Check.Run() == 0 ? 0 : 1;
@@ -18,7 +18,7 @@ if (args is ["prompts"])
 
 if (args is ["kernels", ..])
 {
-    Kernels.Measure(args.ElementAtOrDefault(1), args.Contains("memory"));
+    Kernels.Measure(args.ElementAtOrDefault(1), args.Contains("memory"), args.ElementAtOrDefault(3));
     return 0;
 }
 

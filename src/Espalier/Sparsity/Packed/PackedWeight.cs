@@ -5,7 +5,7 @@ namespace Espalier.Sparsity.Packed;
 
 /// <summary>
 /// A packed matrix as a model uses it. A few input vectors are multiplied by the packed kernels; for more (a prompt) tiles of rows are
-/// expanded and multiplied by libtorch, which reads each expanded tile from the cache.
+/// expanded and multiplied by libtorch.
 /// </summary>
 /// <param name="matrix">The matrix; disposed with this.</param>
 /// <param name="byInput">Whether its rows are inputs, [in, out]: then a product adds up the rows of inputs that are not 0, and never reads the others.</param>
@@ -14,8 +14,8 @@ public sealed unsafe class PackedWeight(PackedMatrix matrix, bool byInput = fals
     /// <summary>The most vectors that go to the packed kernels.</summary>
     internal const int KernelVectors = 8;
 
-    // 4 MB of float32: a tile stays in the last-level cache, and libtorch arranges the inputs anew for each.
-    private const int TileWeights = 1 << 20;
+    // 16 MB of float32. libtorch arranges the inputs anew for each tile, which costs more than to read a tile from memory; from 32 MB on the system would give and take the room each time.
+    private const int TileWeights = 1 << 22;
 
     private static readonly Lock Gate = new();
     private static PackedProduct? _product;
