@@ -127,7 +127,7 @@ public static class HiddenCaches
             string[] words = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
             string[] ends = words[0].Split('-');
             (nint start, nint end) = (nint.Parse(ends[0], NumberStyles.HexNumber, CultureInfo.InvariantCulture), nint.Parse(ends[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
-            bool ofFile = words.Length > 5 && words[5].EndsWith("libtorch_cpu.so", StringComparison.Ordinal);
+            bool ofFile = line.EndsWith("/libtorch_cpu.so", StringComparison.Ordinal);
             if (ofFile || (words.Length == 5 && start == endOfLast))
             {
                 if (words[1].StartsWith("rw", StringComparison.Ordinal))
