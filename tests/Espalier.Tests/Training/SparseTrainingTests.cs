@@ -42,7 +42,7 @@ public sealed class SparseTrainingTests
         TrainingResult resumed = Train(word, folder.Path, new Stop(-1, cancellation)).Run(fresh, images);
         resumed.Losses.ShouldBe(result.Losses);
         resumed.Sparse!.TrainingShare.ShouldBe(result.Sparse.TrainingShare, 1e-12);
-        Bytes(fresh).ShouldBe(Bytes(whole));
+        TinyVision.Bytes(fresh).ShouldBe(TinyVision.Bytes(whole));
         whole.Weights.ShouldAllBe(w => w.WeightChange == null);
         Should.Throw<EspalierException>(() => Train(word == "gmp" ? "granet" : "gmp", folder.Path, new Stop(-1, cancellation)).Run(parts, images)).Message.ShouldContain("another run");
     }
@@ -106,8 +106,6 @@ public sealed class SparseTrainingTests
         Hooks = hooks,
         Resume = true,
     };
-
-    private static byte[] Bytes(VisionModel model) => [.. model.Tensors.SelectMany(t => t.Value.detach().bytes.ToArray())];
 
     private static ImageTensors Stripes(int count)
     {

@@ -42,7 +42,7 @@ public sealed class TrainingStatesTests
 
         (counting.Steps + again.Steps).ShouldBe(whole.Steps);
         resumed.Figures.Where(f => !f.Name.EndsWith(", ms", StringComparison.Ordinal)).Except(undisturbed.Figures).ShouldBeEmpty();
-        Bytes(resumed.Net).ShouldBe(Bytes(undisturbed.Net));
+        TinyVision.Bytes(resumed.Net).ShouldBe(TinyVision.Bytes(undisturbed.Net));
     }
 
     [Fact]
@@ -66,12 +66,6 @@ public sealed class TrainingStatesTests
     {
         Model = net, Images = images, Test = images, Options = Options, Batch = 8, Seed = new Seed(2), States = states is null ? null : new TrainingStates(states), Progress = progress,
     };
-
-    private static byte[] Bytes(VisionModel net)
-    {
-        using var scope = NewDisposeScope();
-        return [.. net.Tensors.SelectMany(t => t.Value.detach().contiguous().bytes.ToArray())];
-    }
 
     /// <summary>Counts the steps of trainings and cancels after so many.</summary>
     private sealed class StopAtStep(int stop, CancellationTokenSource source) : IProgressSink

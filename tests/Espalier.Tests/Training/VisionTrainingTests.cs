@@ -37,7 +37,7 @@ public sealed class VisionTrainingTests
         var watch = new CancelAt(13, cancellation);
         Should.Throw<OperationCanceledException>(() => training(folder.Path, [watch]).Run(parts, images, cancellation: cancellation.Token));
         training(folder.Path, [new CancelAt(-1, cancellation)]).Run(fresh, images).Losses.ShouldBe(losses);
-        Bytes(fresh).ShouldBe(Bytes(whole));
+        TinyVision.Bytes(fresh).ShouldBe(TinyVision.Bytes(whole));
         fresh.Buffers.Count.ShouldBeGreaterThan(0);
     }
 
@@ -109,8 +109,6 @@ public sealed class VisionTrainingTests
         Should.Throw<EspalierException>(() => new TrainingOptions { Milestones = [0.5, 0.5] }).Message.ShouldContain("ascend");
         Should.Throw<EspalierException>(() => new TrainingOptions { Nesterov = true }.Validate()).Message.ShouldContain("momentum");
     }
-
-    private static byte[] Bytes(VisionModel model) => [.. model.Tensors.SelectMany(t => t.Value.detach().bytes.ToArray())];
 
     private sealed class CancelAt(int step, CancellationTokenSource cancellation) : ITrainingHook
     {

@@ -82,7 +82,7 @@ public sealed class OfqTests
         Should.Throw<OperationCanceledException>(() => Train(folder.Path, new Stop(16, cancellation)).Run(parts, images, cancellation: cancellation.Token));
         TrainingResult resumed = Train(folder.Path, new Stop(-1, cancellation)).Run(fresh, images);
         resumed.Losses.ShouldBe(result.Losses);
-        Bytes(fresh).ShouldBe(Bytes(whole));
+        TinyVision.Bytes(fresh).ShouldBe(TinyVision.Bytes(whole));
         whole.Weights.ShouldAllBe(w => w.WeightChange == null);
         using var scope = NewDisposeScope();
         whole.Weights[1].Weight.detach()[0].flatten().data<float>().ToArray().Distinct().Count().ShouldBeLessThanOrEqualTo(4);
@@ -188,8 +188,6 @@ public sealed class OfqTests
         manual_seed(2);
         return new ImageTensors("noise", (rand(count, channels, 8, 8) * 255).to(ScalarType.Byte), arange(count, ScalarType.Int64).remainder(3));
     }
-
-    private static byte[] Bytes(VisionModel model) => [.. model.Tensors.SelectMany(t => t.Value.detach().bytes.ToArray())];
 
     private sealed class Stop(long at, CancellationTokenSource source) : ITrainingHook
     {

@@ -46,4 +46,11 @@ internal static class TinyVision
         using Generator generator = new Seed(3).Generator("images");
         return new ImageTensors("noise", (rand([24, 3, 8, 8], generator: generator) * 255).to(ScalarType.Byte), tensor(Enumerable.Range(0, 24).Select(i => (long)(i % 3)).ToArray()));
     }
+
+    /// <summary>All values of a net, to be compared bit by bit.</summary>
+    public static byte[] Bytes(VisionModel net)
+    {
+        using var scope = NewDisposeScope();
+        return [.. net.Tensors.SelectMany(t => t.Value.detach().contiguous().bytes.ToArray())];
+    }
 }

@@ -138,7 +138,8 @@ public sealed class TrainingWorkerTests : IDisposable
         new TrainingWorker(other.Path) { Wait = TimeSpan.FromSeconds(1.5) }.Run(Cancellation).Trained.ShouldBe(0);
     }
 
-    private static string Dead => ProcessMark.Current[..ProcessMark.Current.LastIndexOf('|')] + "|1";
+    /// <summary>The mark of a process of this machine that is gone.</summary>
+    internal static string Dead => ProcessMark.Current[..ProcessMark.Current.LastIndexOf('|')] + "|1";
 
     private static void Claim(JobFolder job, int number, string mark, DateTime written)
     {

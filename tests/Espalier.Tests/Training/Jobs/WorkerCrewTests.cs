@@ -49,7 +49,7 @@ public sealed class WorkerCrewTests : IDisposable
         using (var crew = new WorkerCrew(Workers()))
         {
             using VisionMethodResult apart = sms.Run(Context(crew), Cancellation);
-            Bytes(apart.Net).ShouldBe(Bytes(here.Net));
+            TinyVision.Bytes(apart.Net).ShouldBe(TinyVision.Bytes(here.Net));
             apart.Figures.ShouldBe(here.Figures);
             Should.Throw<EspalierException>(() => new WorkerCrew(Workers())).Message.ShouldContain("in use by another run");
         }
@@ -62,7 +62,7 @@ public sealed class WorkerCrewTests : IDisposable
         {
             // What was done in the folder needs no worker.
             using VisionMethodResult second = sms.Run(Context(again), Cancellation);
-            Bytes(second.Net).ShouldBe(Bytes(here.Net));
+            TinyVision.Bytes(second.Net).ShouldBe(TinyVision.Bytes(here.Net));
             again.Clear();
         }
 
@@ -79,7 +79,7 @@ public sealed class WorkerCrewTests : IDisposable
         using var crew = new WorkerCrew(Workers());
         using VisionMethodResult apart = oracle.Run(context with { Crew = crew, Folder = _folder["study"] }, Cancellation);
         apart.Figures.ShouldBe(here.Figures);
-        Bytes(apart.Net).ShouldBe(Bytes(here.Net));
+        TinyVision.Bytes(apart.Net).ShouldBe(TinyVision.Bytes(here.Net));
         Directory.GetDirectories(Work, "job-*").ShouldBeEmpty("the study's own file is what it goes on from");
         Directory.GetFiles(_folder["study"], "oracle-*.json").Length.ShouldBe(1);
     }
@@ -102,7 +102,7 @@ public sealed class WorkerCrewTests : IDisposable
         }, null, 100, 20);
         using VisionModel apart = Context(crew).TrainAll([Context(null).Job(_net.Clone(), new Seed(7), options: longer)], Cancellation).Single();
         File.Exists(_folder["killed"]).ShouldBeTrue("the training was too short to be killed");
-        Bytes(apart).ShouldBe(Bytes(here));
+        TinyVision.Bytes(apart).ShouldBe(TinyVision.Bytes(here));
     }
 
     [Fact]
@@ -185,8 +185,7 @@ public sealed class WorkerCrewTests : IDisposable
         IEnumerable<TrainingJob> Jobs()
         {
             yield return Context(null).Job(_net.Clone(), new Seed(1), options: Options with { Steps = 1_000_000 });
-            string dead = ProcessMark.Current[..ProcessMark.Current.LastIndexOf('|')] + "|1";
-            File.WriteAllText(Path.Combine(Directory.GetDirectories(Work, "job-*").Single(), "claim-3"), JsonSerializer.Serialize(new ClaimBeat(1, dead, 0, 0, "out of memory")));
+            File.WriteAllText(Path.Combine(Directory.GetDirectories(Work, "job-*").Single(), "claim-3"), JsonSerializer.Serialize(new ClaimBeat(1, TrainingWorkerTests.Dead, 0, 0, "out of memory")));
         }
     }
 
@@ -232,12 +231,6 @@ public sealed class WorkerCrewTests : IDisposable
         {
             return false;
         }
-    }
-
-    private static byte[] Bytes(VisionModel net)
-    {
-        using var scope = NewDisposeScope();
-        return [.. net.Tensors.SelectMany(t => t.Value.detach().contiguous().bytes.ToArray())];
     }
 
     private WorkerOptions Workers(int count = 2) => new() { Folder = Work, Workers = count, Threads = get_num_threads(), Device = "cpu", Tool = ["dotnet", Path.Combine(AppContext.BaseDirectory, "Espalier.Cli.dll")] };
