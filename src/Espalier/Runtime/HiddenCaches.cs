@@ -24,6 +24,7 @@ public static class HiddenCaches
     private const int CacheLeaf = unchecked((int)0x8000001D), HighestLeaf = unchecked((int)0x80000000), FirstLevelLeaf = unchecked((int)0x80000005), SecondLevelLeaf = unchecked((int)0x80000006);
     private const int CacheType = 0x1F, Levels = 3, MostLevels = 10, KiB = 1024;
     private const uint ThirdLevelPerCore = 2048 * KiB;
+    private static bool toTell;
 
     /// <summary>Whether this processor hides them in the way that oneDNN misreads.</summary>
     public static bool Found { get; } = Detect();
@@ -41,7 +42,7 @@ public static class HiddenCaches
 
         if (OperatingSystem.IsLinux())
         {
-            Remedy = "oneDNN is told the sizes";
+            toTell = true;
         }
         else
         {
@@ -60,8 +61,8 @@ public static class HiddenCaches
         }
 
         // NNPACK needs the sizes as well: libtorch would try it at every small convolution, and print each time that it cannot.
-        Switch(torchCpu, "_ZN2at7Context20setUserEnabledNNPACKEb");
-        if (Remedy is null || !OperatingSystem.IsLinux())
+        _ = SwitchOff(torchCpu, "_ZN2at7Context20setUserEnabledNNPACKEb");
+        if (!toTell)
         {
             return;
         }
@@ -71,19 +72,26 @@ public static class HiddenCaches
             using torch.Tensor product = some.matmul(some); // makes oneDNN ask
         }
 
-        if (!Tell())
+        if (Tell())
         {
-            Switch(torchCpu, "_ZN2at7Context20setUserEnabledMkldnnEb");
+            Remedy = "oneDNN is told the sizes";
+        }
+        else if (SwitchOff(torchCpu, "_ZN2at7Context20setUserEnabledMkldnnEb"))
+        {
             Remedy = "libtorch convolves without oneDNN";
         }
     }
 
-    private static unsafe void Switch(nint torchCpu, string name)
+    /// <summary>Switches off what libtorch's global context calls <paramref name="name"/>; false where this libtorch has no such switch.</summary>
+    private static unsafe bool SwitchOff(nint torchCpu, string name)
     {
-        if (NativeLibrary.TryGetExport(torchCpu, "_ZN2at13globalContextEv", out nint context) && NativeLibrary.TryGetExport(torchCpu, name, out nint enable))
+        if (!NativeLibrary.TryGetExport(torchCpu, "_ZN2at13globalContextEv", out nint context) || !NativeLibrary.TryGetExport(torchCpu, name, out nint enable))
         {
-            ((delegate* unmanaged<nint, byte, void>)enable)(((delegate* unmanaged<nint>)context)(), 0);
+            return false;
         }
+
+        ((delegate* unmanaged<nint, byte, void>)enable)(((delegate* unmanaged<nint>)context)(), 0);
+        return true;
     }
 
     /// <summary>Writes the sizes to where oneDNN keeps its (Xbyak's <c>Cpu</c>: bytes of data caches, cores that share each, number of levels); false unless there is exactly one such place.</summary>

@@ -20,6 +20,27 @@ public sealed class OfqTests
     public void The_reference_cases_pass() =>
         string.Join("\n", ParityVerifier.Run(Path.Combine(TestPaths.Repository, "tests", "parity", "ofq")).Lines).ShouldBe("ofq: 18/18");
 
+    /// <summary>The two factors of docs/systems/ofq.md, from what the roundings do to normally distributed weights: the density at the thresholds is how many weights lie ready to cross.</summary>
+    [Theory]
+    [InlineData(2, 1.62)]
+    [InlineData(3, 1.94)]
+    public void More_weights_lie_at_the_thresholds_of_StatsQ_than_at_those_of_LSQ_as_it_starts(int bits, double times)
+    {
+        using var scope = NewDisposeScope();
+        const int Count = 400_000;
+        Tensor w = ((arange(Count, dtype: ScalarType.Float64) + 0.5) / Count * 2 - 1).erfinv().reshape(1, Count) * Math.Sqrt(2);
+        var lsq = new Lsq(bits, AllPositive: false, LsqAxis.Row);
+        double ratio = AtThresholds(StatsQ.Quantise(w, bits).Value) / AtThresholds(lsq.Quantise(w, lsq.Start(w)));
+        ratio.ShouldBe(times, 0.005);
+
+        double AtThresholds(Tensor rounded)
+        {
+            Tensor crossed = rounded[0, 1..].ne(rounded[0, ..^1]);
+            crossed.sum().item<long>().ShouldBe((1 << bits) - 1);
+            return (w[0, 1..][crossed].square() / -2).exp().sum().item<double>();
+        }
+    }
+
     [Theory]
     [InlineData(1)]
     [InlineData(2)]

@@ -56,7 +56,7 @@ public sealed class WorkerCrewTests : IDisposable
 
         GC.Collect();
         GC.WaitForPendingFinalizers();
-        Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(before + 4);
+        Parameters.LiveTensors.ShouldBeLessThanOrEqualTo(before);
         WorkerCrew.HasJobs(Work).ShouldBeTrue();
         using (var again = new WorkerCrew(Workers() with { Tool = ["no-such-tool"] }))
         {
