@@ -14,14 +14,14 @@ public sealed class FtwtRecipe : Recipe
     private const string Dense = "dense", Gated = "ftwt", Plain = "ftwt, no softmax", Static = "filters by L1, fixed", Uniform = "ftwt, fixed number", Chance = "filters by chance, per image", Oracle = "target as mask";
     private const string Accuracy = "test accuracy, %", Saving = "saving, %", Estimate = "estimated saving, %", Agreement = "agreement, %", Spread = "savings of images apart, points";
     private const string Whole = "without gates", Masked = "gates, all computed", Skipping = "gates, closed skipped", Milliseconds = "milliseconds";
-    private const int Batch = 64, Epochs = 3;
+    private const int Batch = 64, Epochs = 3, GatedEpochs = 9;
 
     private const string Net = "{\"model_type\": \"torchvision_vgg\", \"layers\": [8, \"M\", 16, 32, \"M\", 32], \"head\": \"flatten\", " + RecipeImages.FashionFields + "}";
 
     private static readonly Experiment Images = new()
     {
         Name = "Fashion-MNIST",
-        About = "The first 6,000 training and 5,000 test images; 3×3 convolutions of 8, 16, 32, 32 filters with batch norm, pools behind the first and third, one linear map; 3 dense epochs of SGD (64 images, rate 0.05, momentum 0.9, decay 5e-4, linear), then 3 of each arm alike. Predictors at rate 1 (without softmax 0.1), decoupled, frozen after half of the steps. The fixed filters and those by chance are as many in each layer as ftwt opens on average, moved by one common share so that the work is the same; the fixed number is the uniform target whose masks come nearest to that work. The target as mask is ftwt's net with the masks that its predictors learn, at test time. Savings are those of the whole net, predictors not counted.",
+        About = "The first 6,000 training and 5,000 test images; 3×3 convolutions of 8, 16, 32, 32 filters with batch norm, pools behind the first and third, one linear map; 3 dense epochs of SGD (64 images, rate 0.05, momentum 0.9, decay 5e-4, linear), then 9 of each arm alike. Predictors at rate 1 (without softmax 0.1), decoupled, frozen after half of the steps. The fixed filters and those by chance are as many in each layer as ftwt opens on average, moved by one common share so that the work is the same; the fixed number is the uniform target whose masks come nearest to that work. The target as mask is ftwt's net with the masks that its predictors learn, at test time. Savings are those of the whole net, predictors not counted.",
         Arms = [Dense, Gated, Plain, Static, Uniform, Chance, Oracle],
         Settings = ["r = 0.8", "r = 0.9"],
         Metric = Accuracy,
@@ -75,7 +75,7 @@ public sealed class FtwtRecipe : Recipe
         using VisionModel dense = bench.Fresh(seed);
         bench.Train(dense, options, Batch, new Seed(seed.For("dense")));
         double start = bench.Accuracy(dense);
-        var work = new VisionMethodContext { Model = dense, Images = bench.TrainingImages, Options = options, Batch = Batch, Seed = seed };
+        var work = new VisionMethodContext { Model = dense, Images = bench.TrainingImages, Options = options with { Steps = bench.Steps(GatedEpochs, Batch) }, Batch = Batch, Seed = seed };
         foreach (string setting in Images.Settings)
         {
             var method = new Ftwt { PredictorRate = 1, Ratio = double.Parse(setting[4..], System.Globalization.CultureInfo.InvariantCulture) };

@@ -12,7 +12,7 @@ public sealed class GranetRecipe : Recipe
 {
     private const string Accuracy = "accuracy, %", Share = "training multiply-accumulates, % of dense", Change = "change of accuracy, points";
     private const string Dense = "dense", DenseStart = "granet, from dense", SparseStart = "granet, from 50 %", Gmp = "GMP", RigL = "RigL", Snip = "SNIP at the start", Random = "random, static";
-    private const string Without = "without regeneration", With = "with regeneration";
+    private const string Without = "without regeneration", With = "with regeneration", Little = "with regeneration of a twentieth";
     private const string Config = "{\"model_type\": \"mlp\", " + RecipeImages.FashionFields + "}";
     private const int Batch = 128;
 
@@ -29,8 +29,8 @@ public sealed class GranetRecipe : Recipe
     private static readonly Experiment Plasticity = new()
     {
         Name = "pruning plasticity",
-        About = "The same net trained dense for 4 epochs at 0.1, pruned once over all layers, with or without swapping half of what is left for the connections with the largest gradient of one batch of 1,024 images, and trained on for one epoch at the same rate: accuracy afterwards less that before pruning.",
-        Arms = [Without, With],
+        About = "The same net trained dense for 4 epochs at 0.1, pruned once over all layers, with or without swapping half (or a twentieth) of what is left for the connections with the largest gradient of one batch of 1,024 images, and trained on for one epoch at the same rate: accuracy afterwards less that before pruning.",
+        Arms = [Without, With, Little],
         Settings = ["50 %", "90 %"],
         Metric = Change,
         LowerIsBetter = false,
@@ -131,9 +131,10 @@ public sealed class GranetRecipe : Recipe
                 using VisionModel net = dense.Clone();
                 Dictionary<string, Tensor> masks = Masks(net, Granet.GradualPrune([.. net.Weights.Select(w => (Tensor)w.Weight)], Share100(setting)));
                 VisionBench.Apply(net, masks);
-                if (arm == With)
+                if (arm != Without)
                 {
-                    masks = Masks(net, [.. net.Weights.Select(w => Granet.Regenerate(w.Weight, masks[w.WeightName], gradients[w.WeightName], 0.5).Keep)]);
+                    double swapped = arm == With ? 0.5 : 0.05;
+                    masks = Masks(net, [.. net.Weights.Select(w => Granet.Regenerate(w.Weight, masks[w.WeightName], gradients[w.WeightName], swapped).Keep)]);
                     VisionBench.Apply(net, masks);
                 }
 

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Reflection;
 using System.Text.Json;
 using System.Text.Json.Serialization;
@@ -33,12 +34,14 @@ public static class Reproduction
         Directory.CreateDirectory(folder);
         string setting = $"{context.Size}: {string.Join(" | ", recipe.Experiments.Select(e => $"{e.Name}: {e.About}"))} Code {Code}.";
         var measured = new Dictionary<long, IReadOnlyList<Measurement>>();
+        var seconds = new List<double>();
         if (!recipe.DependsOnSeed && seeds.Count > 1)
         {
             context.Progress.Say($"Nothing in this depends on the seed: it is run once, with seed {seeds[0]}.");
         }
 
-        foreach (long seed in recipe.DependsOnSeed ? seeds : seeds.Take(1))
+        IReadOnlyList<long> wanted = recipe.DependsOnSeed ? seeds : [.. seeds.Take(1)];
+        foreach ((int place, long seed) in wanted.Index())
         {
             context.Cancellation.ThrowIfCancellationRequested();
             string path = Path.Combine(folder, $"seed-{seed}.json");
@@ -47,17 +50,21 @@ public static class Reproduction
             {
                 context.Progress.Say($"Seed {seed} was run before ({path}).");
                 measured[seed] = earlier.Measurements;
+                seconds.Add(earlier.Seconds);
                 continue;
             }
 
-            context.Progress.Say($"Seed {seed}:");
+            int left = wanted.Count - place;
+            context.Progress.Say(seconds.Count == 0 || context.Size is RecipeSize.Smoke ? $"Seed {seed}:" : $"Seed {seed} (about {Text.Duration(TimeSpan.FromSeconds(left * seconds.Average()))} to go):");
+            var clock = Stopwatch.StartNew();
             IReadOnlyList<Measurement> result = recipe.Run(context, new Seed(seed));
-            AtomicFile.WriteText(path, JsonSerializer.Serialize(new SeedFile(setting, context.Model, result), Json));
+            seconds.Add(clock.Elapsed.TotalSeconds);
+            AtomicFile.WriteText(path, JsonSerializer.Serialize(new SeedFile(setting, context.Model, seconds[^1], result), Json));
             measured[seed] = result;
         }
 
         var results = new RecipeResults(measured);
-        ReproductionReport report = Summarise(slug, recipe, results, context.Size);
+        ReproductionReport report = Summarise(slug, recipe, results, context.Size, seconds.Average());
         ReportJson.Save(Path.Combine(folder, "report.json"), report);
         ReproductionPage.Make(report).Save(Path.Combine(folder, "report.html"));
         return report;
@@ -68,14 +75,14 @@ public static class Reproduction
     // A finished seed is taken as it is only where the same code would measure it again.
     private static string Code { get; } = $"{typeof(Recipe).Module.ModuleVersionId:N} {typeof(Perplexity).Module.ModuleVersionId:N}";
 
-    private static ReproductionReport Summarise(string slug, Recipe recipe, RecipeResults results, RecipeSize size)
+    private static ReproductionReport Summarise(string slug, Recipe recipe, RecipeResults results, RecipeSize size, double seconds)
     {
         IReadOnlyList<Check> checks = size is RecipeSize.Smoke ? [] : recipe.Judge(results);
         string verdict = size is RecipeSize.Smoke ? "not judged (smoke size)"
             : recipe.DependsOnSeed && results.Seeds.Count < 3 ? "not judged (fewer than three seeds)"
             : checks.All(c => c.Holds) ? "shown" : "not shown";
         return new ReproductionReport(slug, recipe.Claim, size.ToString().ToLowerInvariant(), results.Seeds,
-            [.. recipe.Experiments.Select(e => Summarise(e, results))], checks, verdict, recipe.FullPlan, Machine.Describe());
+            [.. recipe.Experiments.Select(e => Summarise(e, results))], checks, verdict, recipe.FullPlan, Machine.Describe(), seconds);
     }
 
     private static ExperimentSummary Summarise(Experiment experiment, RecipeResults results)
@@ -98,7 +105,7 @@ public static class Reproduction
         }
     }
 
-    private sealed record SeedFile(string Setting, string? Model, IReadOnlyList<Measurement> Measurements);
+    private sealed record SeedFile(string Setting, string? Model, double Seconds, IReadOnlyList<Measurement> Measurements);
 }
 
 /// <summary>What a reproduction found.</summary>
@@ -111,9 +118,10 @@ public static class Reproduction
 /// <param name="Verdict">shown, not shown, or why it was not judged.</param>
 /// <param name="FullPlan">The plan of the full reproduction.</param>
 /// <param name="Machine">What it was measured on.</param>
+/// <param name="SecondsPerSeed">How long one seed took, averaged.</param>
 public sealed record ReproductionReport(
     string System, string Claim, string Size, IReadOnlyList<long> Seeds, IReadOnlyList<ExperimentSummary> Experiments,
-    IReadOnlyList<Check> Checks, string Verdict, string FullPlan, IReadOnlyDictionary<string, string> Machine);
+    IReadOnlyList<Check> Checks, string Verdict, string FullPlan, IReadOnlyDictionary<string, string> Machine, double SecondsPerSeed);
 
 /// <summary>One experiment.</summary>
 /// <param name="Experiment">What was compared.</param>

@@ -1,5 +1,6 @@
 using Espalier.Evaluation;
 using Espalier.Reporting;
+using Espalier.Runtime;
 
 namespace Espalier.Recipes;
 
@@ -15,7 +16,7 @@ public static class ReproductionPage
             "not shown" => $"The claim does not show over {Runs(report)}: {report.Checks.Count(c => !c.Holds)} of {report.Checks.Count} conditions fail.",
             _ => $"The claim was {report.Verdict}.",
         };
-        ReportPage page = new ReportPage($"Reproduction: {report.System}", headline) { Kicker = "Espalier reproduction", Footer = string.Join(" · ", report.Machine.Select(m => $"{m.Key} {m.Value}")) }
+        ReportPage page = new ReportPage($"Reproduction: {report.System}", headline) { Kicker = "Espalier reproduction", Footer = string.Join(" · ", [.. report.Machine.Select(m => $"{m.Key} {m.Value}"), Time(report)]) }
             .Section("The claim", null, new Paragraph(report.Claim));
         page = Sections(report).Aggregate(page, (made, section) => made.Section(section.Heading, section.Lead, section.Blocks));
         return page.Section("The full reproduction", "For a machine with a GPU.", new CodeBlock("plan", report.FullPlan));
@@ -68,11 +69,14 @@ public static class ReproductionPage
             lines.Add("");
         }
 
-        lines.Add($"Verdict: **{report.Verdict}** ({report.Size}, {Seeds(report)}; {report.Machine["processor"]}, {report.Machine["cores"]} {(report.Machine["cores"] == "1" ? "core" : "cores")}).");
+        lines.Add($"Verdict: **{report.Verdict}** ({report.Size}, {Seeds(report)}, {Time(report)}; {report.Machine["processor"]}, {report.Machine["cores"]} {(report.Machine["cores"] == "1" ? "core" : "cores")}).");
         return string.Join("\n", lines) + "\n";
 
         static string Line(IEnumerable<string> cells) => $"| {string.Join(" | ", cells.Select(c => c.Replace("|", "\\|", StringComparison.Ordinal)))} |";
     }
+
+    /// <summary>How long a seed took, in words.</summary>
+    public static string Time(ReproductionReport report) => $"{Text.Duration(TimeSpan.FromSeconds(report.SecondsPerSeed))} a seed";
 
     /// <summary>The headings of an experiment's table: the setting where there are several, the arm, the metrics.</summary>
     public static IEnumerable<Column> Headings(ExperimentSummary summary) =>

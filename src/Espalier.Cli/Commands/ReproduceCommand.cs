@@ -77,6 +77,6 @@ internal sealed class ReproduceCommand : EspalierCommand
             context.Console.MarkupLine($"{(check.Holds ? "[green]holds[/]" : "[red]fails[/]")}  {Markup.Escape($"{check.Statement}: {check.Measured} (needed {check.Needed})")}");
         }
 
-        context.Console.MarkupLine($"Verdict: [bold]{Markup.Escape(report.Verdict)}[/]. Report: {Markup.Escape(Path.Combine(folder, "report.html"))}");
+        context.Console.MarkupLine($"Verdict: [bold]{Markup.Escape(report.Verdict)}[/] ({ReproductionPage.Time(report)}). Report: {Markup.Escape(Path.Combine(folder, "report.html"))}");
     }
 }
