@@ -13,7 +13,7 @@ public sealed class OracleRecipe : Recipe
 {
     private const string Loss = "pruned loss (oracle)", Norm = "L1 norm", Chance = "random";
     private const string Tau = "Kendall's τ with final loss", P = "p", Anomaly = "choices that end lower, %", Accuracy = "accuracy of its choice, %";
-    private const string Easy = "two classes", Hard = "ten classes", Short = "1 epoch", Long = "6 epochs";
+    private const string Easy = "two classes", Hard = "ten classes", Short = "1 epoch", Long = "4 epochs";
     private const int Batch = 64;
 
     private static readonly Experiment Study = new()
@@ -59,7 +59,7 @@ public sealed class OracleRecipe : Recipe
             work.Train(net, seed, cancellation: context.Cancellation);
             var oracle = new Oracle { Layers = ["features.4"], Repeats = smoke ? 1 : 3 };
             UnitCombinations choices = oracle.Choices(net, seed);
-            foreach ((string length, int epochs) in new[] { (Short, 1), (Long, 6) })
+            foreach ((string length, int epochs) in new[] { (Short, 1), (Long, 4) })
             {
                 IReadOnlyList<OracleRun> runs = oracle.Measure(work with { Options = options with { Steps = epochs * epoch, LearningRate = 0.01 } }, context.Cancellation);
                 Random random = seed.Random("random scores");

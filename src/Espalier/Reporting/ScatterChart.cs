@@ -81,18 +81,20 @@ public sealed class ScatterChart : Chart
             svg.Text(width - Plane.Right, y.At(across.Y) - 5, across.Name, "tick", "end");
         }
 
-        foreach (Series curve in Curves.Where(c => c.Points.Count > 1))
+        (string Name, (double X, double Y)[] Line)[] curves = [.. Curves.Where(c => c.Points.Count > 1).Select(c => (c.Name, c.Points.Select(p => (x.At(p.X), y.At(p.Y))).ToArray()))];
+        (double X, double Y)[] best = [.. front.Select(p => (x.At(p.X), y.At(p.Y)))];
+        var taken = shown.SelectMany(p => Boxes(p, x, y)).Concat(curves.Select(c => c.Line).Append(best).SelectMany(Along)).ToList();
+        foreach ((Series curve, (string name, (double X, double Y)[] line)) in Curves.Where(c => c.Points.Count > 1).Zip(curves))
         {
-            svg.Polyline(curve.Points.Select(p => (x.At(p.X), y.At(p.Y))), $"dashed {Svg.ToneClass(curve.Tone)}");
-            svg.Text(x.At(curve.Points[0].X) + 8, y.At(curve.Points[0].Y) + 4, curve.Name, "tick");
+            svg.Polyline(line, $"dashed {Svg.ToneClass(curve.Tone)}");
+            Label(svg, name, line[0].X, line[0].Y, taken, "tick");
         }
 
         if (front.Length > 1)
         {
-            svg.Polyline(front.Select(p => (x.At(p.X), y.At(p.Y))), $"line {Svg.ToneClass(Tone.Leaf)}");
+            svg.Polyline(best, $"line {Svg.ToneClass(Tone.Leaf)}");
         }
 
-        var taken = shown.SelectMany(p => Boxes(p, x, y)).Concat(front.Zip(front.Skip(1)).SelectMany(s => Along(s.First, s.Second, x, y))).ToList();
         foreach (ScatterPoint point in shown)
         {
             DrawPoint(svg, point, x, y, front.Contains(point));
@@ -131,27 +133,28 @@ public sealed class ScatterChart : Chart
         return [new(x.At(p.X) - Radius, y.At(p.Y) - Radius, 2 * Radius, 2 * Radius), new(left, y.At(p.Y) - 1, right - left, 2), new(x.At(p.X) - 1, top, 2, bottom - top)];
     }
 
-    // The line between two members of the front, as small pieces.
-    private static IEnumerable<Box> Along(ScatterPoint from, ScatterPoint to, Axis x, Axis y)
+    // A line, as small pieces.
+    private static IEnumerable<Box> Along((double X, double Y)[] line)
     {
         const int Pieces = 60;
-        return Enumerable.Range(0, Pieces + 1).Select(i => i / (double)Pieces).Select(share =>
-            new Box(x.At(from.X) + (share * (x.At(to.X) - x.At(from.X))) - 1, y.At(from.Y) + (share * (y.At(to.Y) - y.At(from.Y))) - 1, 2, 2));
+        return line.Zip(line.Skip(1)).SelectMany(s => Enumerable.Range(0, Pieces + 1).Select(i => i / (double)Pieces)
+            .Select(share => new Box(s.First.X + (share * (s.Second.X - s.First.X)) - 1, s.First.Y + (share * (s.Second.Y - s.First.Y)) - 1, 2, 2)));
     }
 
-    // The first place beside the point where its name covers no point and no other name.
-    private static void Label(Svg svg, string name, double x, double y, List<Box> taken)
+    // The first place beside the point where its name covers no point, no line and no other name; where there is none, the one where it covers least.
+    private static void Label(Svg svg, string name, double x, double y, List<Box> taken, string style = "")
     {
         double wide = Svg.TextWidth(name), aside = Radius + 7;
         (double X, double Y, string Anchor)[] places =
         [
             (x + aside, y + 4, "start"), (x - aside, y + 4, "end"), (x, y - 12, "middle"), (x, y + 22, "middle"),
             (x + aside, y - 10, "start"), (x + aside, y + 18, "start"), (x - aside, y - 10, "end"), (x - aside, y + 18, "end"),
+            (x, y - 26, "middle"), (x, y + 36, "middle"), (x + aside, y - 24, "start"), (x + aside, y + 32, "start"), (x - aside, y - 24, "end"), (x - aside, y + 32, "end"),
         ];
-        int free = Array.FindIndex(places, p => Place(p) is var box && box.X >= Plane.Left && box.X + wide <= svg.Width && box.Y >= 0 && !taken.Any(t => t.Meets(box)));
-        (double X, double Y, string Anchor) chosen = places[Math.Max(free, 0)];
+        (double X, double Y, string Anchor) chosen = places.Where(p => Place(p) is var box && box.X >= Plane.Left && box.X + wide <= svg.Width && box.Y >= 0)
+            .DefaultIfEmpty(places[0]).MinBy(p => taken.Sum(t => t.Shared(Place(p))));
         taken.Add(Place(chosen));
-        svg.Text(chosen.X, chosen.Y, name, "", chosen.Anchor);
+        svg.Text(chosen.X, chosen.Y, name, style, chosen.Anchor);
 
         Box Place((double X, double Y, string Anchor) p) => new(p.Anchor switch { "start" => p.X, "end" => p.X - wide, _ => p.X - (wide / 2) }, p.Y - 11, wide, 14);
     }
@@ -165,6 +168,7 @@ public sealed class ScatterChart : Chart
 
     private readonly record struct Box(double X, double Y, double Width, double Height)
     {
-        public bool Meets(Box other) => X < other.X + other.Width && other.X < X + Width && Y < other.Y + other.Height && other.Y < Y + Height;
+        public double Shared(Box other) =>
+            Math.Max(0, Math.Min(X + Width, other.X + other.Width) - Math.Max(X, other.X)) * Math.Max(0, Math.Min(Y + Height, other.Y + other.Height) - Math.Max(Y, other.Y));
     }
 }

@@ -56,6 +56,22 @@ public sealed class ScatterChartTests
     }
 
     [Fact]
+    public void A_curves_name_keeps_clear_of_the_curve_and_of_the_points()
+    {
+        foreach (double slope in (double[])[1, -1])
+        {
+            (double X, double Y)[] line = [.. Enumerable.Range(0, 20).Select(i => (i / 19.0, 5 + (slope * i / 4)))];
+            XElement svg = Drawn(new ScatterChart { Title = "t", Points = [new("a", 0.02, 5), new("b", 0.03, 5)], Curves = [new("a bound", line, Tone.Slate)] });
+            XElement name = Of(svg, "text").Single(t => t.Value == "a bound");
+            double wide = Svg.TextWidth("a bound"), left = Number(name, "x") - (name.Attribute("text-anchor")?.Value switch { "end" => wide, "middle" => wide / 2, _ => 0 });
+            double right = left + wide, top = Number(name, "y") - 11, bottom = Number(name, "y") + 3;
+            double[][] drawn = [.. Of(svg, "polyline").Single().Attribute("points")!.Value.Split(' ').Select(p => p.Split(',').Select(v => double.Parse(v, CultureInfo.InvariantCulture)).ToArray())];
+            drawn.ShouldNotContain(p => p[0] > left && p[0] < right && p[1] > top && p[1] < bottom);
+            Of(svg, "circle").ShouldNotContain(c => Number(c, "cx") > left && Number(c, "cx") < right && Number(c, "cy") > top && Number(c, "cy") < bottom);
+        }
+    }
+
+    [Fact]
     public void Figures_that_hardly_differ_are_not_drawn_far_apart()
     {
         XElement svg = Drawn(new ScatterChart { Title = "t", Points = [new("a", 1_368_868, 1), new("b", 1_371_072, 2)] });
