@@ -61,6 +61,7 @@ internal static class PageStyle
         svg .value { font-family: inherit; font-size: 12.5px; font-weight: 600; }
         svg .grid { stroke: var(--rule); stroke-width: 1; }
         svg .base { stroke: var(--stone); stroke-width: 1; }
+        svg .leader { stroke: var(--soft); stroke-width: .8; opacity: .7; }
         svg .error { stroke: var(--ink); stroke-width: 1.5; opacity: .55; }
         svg .bar { fill: var(--c); } svg .bar:hover { filter: brightness(1.12); }
         svg .line { fill: none; stroke: var(--c); stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }

@@ -82,12 +82,13 @@ public sealed class ScatterChart : Chart
         }
 
         (string Name, (double X, double Y)[] Line)[] curves = [.. Curves.Where(c => c.Points.Count > 1).Select(c => (c.Name, c.Points.Select(p => (x.At(p.X), y.At(p.Y))).ToArray()))];
+        (double X, double Y)[] points = [.. shown.Select(p => (x.At(p.X), y.At(p.Y)))];
         (double X, double Y)[] best = [.. front.Select(p => (x.At(p.X), y.At(p.Y)))];
         var taken = shown.SelectMany(p => Boxes(p, x, y)).Concat(curves.Select(c => c.Line).Append(best).SelectMany(Along)).ToList();
         foreach ((Series curve, (string name, (double X, double Y)[] line)) in Curves.Where(c => c.Points.Count > 1).Zip(curves))
         {
             svg.Polyline(line, $"dashed {Svg.ToneClass(curve.Tone)}");
-            Label(svg, name, line[0].X, line[0].Y, taken, "tick");
+            Label(svg, name, line[0].X, line[0].Y, taken, points, "tick");
         }
 
         if (front.Length > 1)
@@ -98,7 +99,7 @@ public sealed class ScatterChart : Chart
         foreach (ScatterPoint point in shown)
         {
             DrawPoint(svg, point, x, y, front.Contains(point));
-            Label(svg, point.Name, x.At(point.X), y.At(point.Y), taken);
+            Label(svg, point.Name, x.At(point.X), y.At(point.Y), taken, points);
         }
 
         return svg;
@@ -141,22 +142,40 @@ public sealed class ScatterChart : Chart
             .Select(share => new Box(s.First.X + (share * (s.Second.X - s.First.X)) - 1, s.First.Y + (share * (s.Second.Y - s.First.Y)) - 1, 2, 2)));
     }
 
-    // The first place beside the point where its name covers no point, no line and no other name; where there is none, the one where it covers least.
-    private static void Label(Svg svg, string name, double x, double y, List<Box> taken, string style = "")
+    // The first place at the point where its name covers no point, no line and no other name, and stands beside no other point; where there is none, the one where it
+    // does so least. A name that is not right beside its point is tied to it by a thin line.
+    private static void Label(Svg svg, string name, double x, double y, List<Box> taken, IEnumerable<(double X, double Y)> points, string style = "")
     {
+        const int Beside = 4;
+        const double Ascent = 11, Tall = 14, Margin = 8, Step = 0.5;
         double wide = Svg.TextWidth(name), aside = Radius + 7;
         (double X, double Y, string Anchor)[] places =
         [
             (x + aside, y + 4, "start"), (x - aside, y + 4, "end"), (x, y - 12, "middle"), (x, y + 22, "middle"),
-            (x + aside, y - 10, "start"), (x + aside, y + 18, "start"), (x - aside, y - 10, "end"), (x - aside, y + 18, "end"),
-            (x, y - 26, "middle"), (x, y + 36, "middle"), (x + aside, y - 24, "start"), (x + aside, y + 32, "start"), (x - aside, y - 24, "end"), (x - aside, y + 32, "end"),
+            .. from level in new[] { 10, 24, 38, 52 }
+               from place in new[] { (x + aside, y - level, "start"), (x + aside, y + level + 8, "start"), (x - aside, y - level, "end"), (x - aside, y + level + 8, "end"), (x, y - level - 14, "middle"), (x, y + level + 24, "middle") }
+               select place,
         ];
-        (double X, double Y, string Anchor) chosen = places.Where(p => Place(p) is var box && box.X >= Plane.Left && box.X + wide <= svg.Width && box.Y >= 0)
-            .DefaultIfEmpty(places[0]).MinBy(p => taken.Sum(t => t.Shared(Place(p))));
-        taken.Add(Place(chosen));
-        svg.Text(chosen.X, chosen.Y, name, style, chosen.Anchor);
+        Box[] others = [.. points.Where(p => p != (x, y)).Select(p => new Box(p.X - Radius - Margin, p.Y - Radius, 2 * (Radius + Margin), 2 * Radius))];
+        int best = Enumerable.Range(0, places.Length).Where(i => Place(places[i]) is var box && box.X >= Plane.Left && box.X + wide <= svg.Width && box.Y >= 0 && box.Y + Tall <= svg.Height - Plane.Bottom)
+            .DefaultIfEmpty(0).MinBy(i => taken.Concat(others).Sum(t => t.Shared(Place(places[i]))) + Tie(i).Sum(piece => taken.Sum(piece.Shared)) + (i * Step));
+        taken.AddRange([Place(places[best]), .. Tie(best)]);
+        if (best >= Beside)
+        {
+            svg.Line(x, y, End(best).X, End(best).Y, "leader");
+        }
 
-        Box Place((double X, double Y, string Anchor) p) => new(p.Anchor switch { "start" => p.X, "end" => p.X - wide, _ => p.X - (wide / 2) }, p.Y - 11, wide, 14);
+        svg.Text(places[best].X, places[best].Y, name, style, places[best].Anchor);
+
+        Box Place((double X, double Y, string Anchor) p) => new(p.Anchor switch { "start" => p.X, "end" => p.X - wide, _ => p.X - (wide / 2) }, p.Y - Ascent, wide, Tall);
+
+        (double X, double Y) End(int i)
+        {
+            Box at = Place(places[i]);
+            return (Math.Clamp(x, at.X, at.X + wide), y < at.Y ? at.Y : at.Y + Tall);
+        }
+
+        IEnumerable<Box> Tie(int i) => i < Beside ? [] : Along([(x, y), End(i)]);
     }
 
     private static double Bar(double? error) => error is { } half && double.IsFinite(half) ? half : 0;

@@ -56,6 +56,20 @@ public sealed class ScatterChartTests
     }
 
     [Fact]
+    public void Names_of_a_crowd_cover_neither_one_another_nor_points_and_are_tied_to_theirs()
+    {
+        XElement svg = Drawn(new ScatterChart { Title = "t", Points = [new("far", 0, 0), new("high", 10, 10), .. Enumerable.Range(0, 8).Select(i => new ScatterPoint($"name {i}", 5 + (0.06 * i), 5 + (0.3 * (i % 3))))] });
+        (double Left, double Right, double Top, double Bottom)[] names = [.. Of(svg, "text").Where(t => t.Value.StartsWith("name", StringComparison.Ordinal)).Select(t => Covered(t))];
+        names.Length.ShouldBe(8);
+        (from a in names from b in names where a != b && a.Left < b.Right && b.Left < a.Right && a.Top < b.Bottom && b.Top < a.Bottom select (a, b)).ShouldBeEmpty();
+        (double X, double Y)[] dots = [.. Of(svg, "circle").Select(c => (Number(c, "cx"), Number(c, "cy")))];
+        (from n in names from d in dots where d.X > n.Left && d.X < n.Right && d.Y > n.Top && d.Y < n.Bottom select (n, d)).ShouldBeEmpty();
+        XElement[] ties = [.. Of(svg, "line").Where(l => Class(l) == "leader")];
+        ties.ShouldNotBeEmpty();
+        ties.ShouldAllBe(l => dots.Contains(new(Number(l, "x1"), Number(l, "y1"))));
+    }
+
+    [Fact]
     public void A_curves_name_keeps_clear_of_the_curve_and_of_the_points()
     {
         foreach (double slope in (double[])[1, -1])
@@ -63,8 +77,7 @@ public sealed class ScatterChartTests
             (double X, double Y)[] line = [.. Enumerable.Range(0, 20).Select(i => (i / 19.0, 5 + (slope * i / 4)))];
             XElement svg = Drawn(new ScatterChart { Title = "t", Points = [new("a", 0.02, 5), new("b", 0.03, 5)], Curves = [new("a bound", line, Tone.Slate)] });
             XElement name = Of(svg, "text").Single(t => t.Value == "a bound");
-            double wide = Svg.TextWidth("a bound"), left = Number(name, "x") - (name.Attribute("text-anchor")?.Value switch { "end" => wide, "middle" => wide / 2, _ => 0 });
-            double right = left + wide, top = Number(name, "y") - 11, bottom = Number(name, "y") + 3;
+            (double left, double right, double top, double bottom) = Covered(name);
             double[][] drawn = [.. Of(svg, "polyline").Single().Attribute("points")!.Value.Split(' ').Select(p => p.Split(',').Select(v => double.Parse(v, CultureInfo.InvariantCulture)).ToArray())];
             drawn.ShouldNotContain(p => p[0] > left && p[0] < right && p[1] > top && p[1] < bottom);
             Of(svg, "circle").ShouldNotContain(c => Number(c, "cx") > left && Number(c, "cx") < right && Number(c, "cy") > top && Number(c, "cy") < bottom);
@@ -96,6 +109,12 @@ public sealed class ScatterChartTests
     {
         var chart = new ScatterChart { Title = "t", Logarithmic = true, Points = [new("nan", double.NaN, 1), new("burst", 1, double.PositiveInfinity), new("zero", 1, 0)] };
         new ReportPage("t", "h").Add(chart).ToHtml().ShouldContain("nothing was measured");
+    }
+
+    private static (double Left, double Right, double Top, double Bottom) Covered(XElement text)
+    {
+        double wide = Svg.TextWidth(text.Value), left = Number(text, "x") - (text.Attribute("text-anchor")?.Value switch { "end" => wide, "middle" => wide / 2, _ => 0 });
+        return (left, left + wide, Number(text, "y") - 11, Number(text, "y") + 3);
     }
 
     private static XElement Drawn(ScatterChart chart) =>
