@@ -14,7 +14,10 @@ public sealed record ScatterPoint(string Name, double X, double Y, double? XErro
 /// <summary>Points with their names and error bars, and the Pareto front as a line through those that no other point beats.</summary>
 public sealed class ScatterChart : Chart
 {
-    private const double Height = 340, Radius = 5;
+    private const double Height = 340, Radius = 5, PieceLength = 6;
+
+    // Of so many points no names are looked for a free place away from their points.
+    private const int Crowd = 60;
 
     // What differs by less than this share of itself is not drawn far apart.
     private const double LeastSpan = 0.1;
@@ -135,17 +138,21 @@ public sealed class ScatterChart : Chart
     }
 
     // A line, as small pieces.
-    private static IEnumerable<Box> Along((double X, double Y)[] line)
+    private static IEnumerable<Box> Along((double X, double Y)[] line) => line.Zip(line.Skip(1)).SelectMany(s =>
     {
-        const int Pieces = 60;
-        return line.Zip(line.Skip(1)).SelectMany(s => Enumerable.Range(0, Pieces + 1).Select(i => i / (double)Pieces)
-            .Select(share => new Box(s.First.X + (share * (s.Second.X - s.First.X)) - 1, s.First.Y + (share * (s.Second.Y - s.First.Y)) - 1, 2, 2)));
-    }
+        int pieces = 1 + (int)(Math.Max(Math.Abs(s.Second.X - s.First.X), Math.Abs(s.Second.Y - s.First.Y)) / PieceLength);
+        return Enumerable.Range(0, pieces + 1).Select(i => i / (double)pieces).Select(share => new Box(s.First.X + (share * (s.Second.X - s.First.X)) - 1, s.First.Y + (share * (s.Second.Y - s.First.Y)) - 1, 2, 2));
+    });
 
     // The first place at the point where its name covers no point, no line and no other name, and stands beside no other point; where there is none, the one where it
     // does so least. A name that is not right beside its point is tied to it by a thin line.
-    private static void Label(Svg svg, string name, double x, double y, List<Box> taken, IEnumerable<(double X, double Y)> points, string style = "")
+    private static void Label(Svg svg, string name, double x, double y, List<Box> taken, (double X, double Y)[] points, string style = "")
     {
+        if (name.Length == 0)
+        {
+            return;
+        }
+
         const int Beside = 4;
         const double Ascent = 11, Tall = 14, Margin = 8, Step = 0.5;
         double wide = Svg.TextWidth(name), aside = Radius + 7;
@@ -153,6 +160,7 @@ public sealed class ScatterChart : Chart
         [
             (x + aside, y + 4, "start"), (x - aside, y + 4, "end"), (x, y - 12, "middle"), (x, y + 22, "middle"),
             .. from level in new[] { 10, 24, 38, 52 }
+               where points.Length <= Crowd
                from place in new[] { (x + aside, y - level, "start"), (x + aside, y + level + 8, "start"), (x - aside, y - level, "end"), (x - aside, y + level + 8, "end"), (x, y - level - 14, "middle"), (x, y + level + 24, "middle") }
                select place,
         ];
